@@ -1,0 +1,1 @@
+"""Images to shards, the order of an epoch, and the stream of batches."""

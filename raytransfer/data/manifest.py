@@ -1,0 +1,198 @@
+"""What a folder of shards says of itself, and whether it is whole."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import fs
+from pyarrow import parquet as pq
+
+from raytransfer.errors import UserError
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+"""Stands in a folder from the first to the last moment of `prepare`."""
+
+FORMAT = 1
+"""Version of the layout of a folder of shards; another is refused."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished folder of shards, as its manifest.json tells."""
+
+    folder: str
+    """Where it was read from; not stored."""
+    digest: str
+    """sha256 of manifest.json, and by the hashes in it, of everything; not stored."""
+    classes: tuple[str, ...]
+    """Class names; a label is a place in them."""
+    train_counts: tuple[int, ...]
+    """Training images of each class."""
+    val_counts: tuple[int, ...]
+    channels: int
+    """1 (grey) or 3 (RGB)."""
+    height: int | None
+    """Pixels, when all images have the same size; else None."""
+    width: int | None
+    row_group: int
+    """Rows of a row group; the last of a file may hold fewer."""
+    mean_colour: tuple[tuple[float, ...], ...]
+    """Mean over the pixels of each class's training images, 0..255: [class][channel]."""
+    quarantined: int
+    """Images that could not be read; quarantine.jsonl names them."""
+    train: tuple[StoredFile, ...]
+    val: tuple[StoredFile, ...]
+    means: StoredFile
+    """The mean training image of each class: an .npy file, float32 [class, channel, h, w]."""
+    settings: dict[str, Any]
+    """What `prepare` was asked, and the sha256 of the keys and labels of the source."""
+    versions: dict[str, str]
+
+    def files(self, split: Split) -> tuple[StoredFile, ...]:
+        return self.train if split == "train" else self.val
+
+    def to_json(self) -> str:
+        stored = asdict(self)
+        del stored["folder"], stored["digest"]
+        return json.dumps({"format": FORMAT, **stored}, indent=1) + "\n"
+
+
+def parse_manifest(folder: str, text: str) -> Manifest:
+    """The manifest in `text`. Raises UserError, naming `folder`, when it is not one."""
+    try:
+        stored = json.loads(text)
+        if stored.pop("format") != FORMAT:
+            raise UserError(
+                f"The shards in {folder} have another format than {FORMAT}, the one known here: "
+                "prepare them again with this version."
+            )
+        stored["train"] = tuple(StoredFile(**file) for file in stored["train"])
+        stored["val"] = tuple(StoredFile(**file) for file in stored["val"])
+        stored["means"] = StoredFile(**stored["means"])
+        stored["mean_colour"] = tuple(tuple(colour) for colour in stored["mean_colour"])
+        for name in ("classes", "train_counts", "val_counts"):
+            stored[name] = tuple(stored[name])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return Manifest(folder=folder, digest=digest, **stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{MANIFEST} in {folder} cannot be read as a manifest: prepare the shards again."
+        ) from error
+
+
+def locate(folder: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system and the path in it of a local folder or a URI such as s3://bucket/shards."""
+    if "://" in str(folder):
+        filesystem, root = fs.FileSystem.from_uri(str(folder))
+        return filesystem, root
+    return fs.LocalFileSystem(), str(Path(folder).resolve())
+
+
+def read_manifest(shards: str | Path) -> Manifest:
+    """The manifest of a folder of shards, local or a URI, after a look at every file's size.
+
+    Raises UserError when the folder is missing, empty, not shards, unfinished or incomplete.
+    """
+    filesystem, root = locate(shards)
+    info = filesystem.get_file_info(root)
+    if info.type == fs.FileType.NotFound:
+        raise UserError(
+            f"There is no folder {shards}: make shards there with `raytransfer prepare`."
+        )
+    if info.type != fs.FileType.Directory:
+        raise UserError(f"{shards} is a file: name the folder that `raytransfer prepare` wrote.")
+    present = {
+        file.base_name: file.size for file in filesystem.get_file_info(fs.FileSelector(root))
+    }
+    if not present:
+        raise UserError(f"The folder {shards} is empty: make shards with `raytransfer prepare`.")
+    if MANIFEST not in present:
+        if UNFINISHED in present:
+            raise UserError(
+                f"The shards in {shards} are unfinished: run the same `raytransfer prepare` again."
+            )
+        raise UserError(
+            f"The folder {shards} holds no {MANIFEST}, so it is not shards: "
+            "make some from its images with `raytransfer prepare`."
+        )
+    with filesystem.open_input_file(f"{root}/{MANIFEST}") as file:
+        manifest = parse_manifest(str(shards), file.read().decode(errors="replace"))
+    for stored in (*manifest.train, *manifest.val, manifest.means):
+        if stored.name not in present:
+            raise UserError(
+                f"The shards in {shards} are incomplete, {stored.name} is missing: "
+                "copy it again, or prepare into an empty folder."
+            )
+        if present[stored.name] != stored.bytes:
+            raise UserError(
+                f"The shards in {shards} are damaged, {stored.name} has {present[stored.name]} "
+                f"bytes instead of {stored.bytes}: copy it again, or prepare into an empty folder."
+            )
+    return manifest
+
+
+def read_labels(manifest: Manifest, split: Split) -> NDArray[np.int64]:
+    """The labels of all images of the train or val shards, in the order of the rows."""
+    filesystem, root = locate(manifest.folder)
+    labels = []
+    for file in manifest.files(split):
+        with filesystem.open_input_file(f"{root}/{file.name}") as opened:
+            labels.append(pq.ParquetFile(opened).read(columns=["label"])["label"].to_numpy())
+    return np.concatenate(labels).astype(np.int64)
+
+
+def mean_image(
+    manifest: Manifest, classes: Sequence[int], height: int, width: int
+) -> NDArray[np.float32]:
+    """The mean training image of some classes, each image counting once: [channel, height, width].
+
+    The paper subtracts it, of the *source* task. It is kept at 32x32 at most, which loses nothing
+    of so smooth an image, and comes back at the size asked for by bilinear interpolation.
+    """
+    filesystem, root = locate(manifest.folder)
+    with filesystem.open_input_file(f"{root}/{manifest.means.name}") as file:
+        means = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    chosen = np.asarray(classes)
+    weights = np.asarray(manifest.train_counts, dtype=np.float64)[chosen]
+    mean = np.tensordot(weights / weights.sum(), means[chosen].astype(np.float64), axes=1)
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in mean]
+    return np.stack(
+        [
+            np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+            for plane in planes
+        ]
+    )
+
+
+def mean_colour(manifest: Manifest, classes: Sequence[int]) -> NDArray[np.float32]:
+    """The mean colour of the training images of some classes, 0..255: [channel]."""
+    chosen = np.asarray(classes)
+    weights = np.asarray(manifest.train_counts, dtype=np.float64)[chosen]
+    colours = np.asarray(manifest.mean_colour, dtype=np.float64)[chosen]
+    mean: NDArray[np.float32] = (weights @ colours / weights.sum()).astype(np.float32)
+    return mean
+
+
+def demo_shards() -> Path:
+    """The images that the package carries: 10 classes of clothes, 28x28 grey."""
+    return Path(str(files("raytransfer") / "demo_data"))

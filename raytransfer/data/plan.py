@@ -1,0 +1,171 @@
+"""What a run reads, in order: a pure function of a few numbers, known before anything is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raytransfer.data.manifest import Split, read_manifest
+from raytransfer.data.order import check_batch, share
+from raytransfer.errors import UserError
+
+PACKET_BYTES = 16 * 2**20
+"""Pixels that travel together, at most (one micro-batch at least): so many that the few
+milliseconds of a Ray task do not count, so few that several fit in memory."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's part of one global batch."""
+
+    phase: Split
+    step: int
+    """Of training: the step, from 0. Of validation: the steps done before it."""
+    epoch: int
+    """Of the batch's first training image; of validation, of the last image trained on."""
+    start: int
+    """Positions start..stop-1: in the training sequence, or among the validation images."""
+    stop: int
+    last: bool
+    """Whether this is the last batch of a validation; of training, always False."""
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        return np.arange(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """Consecutive batches of one phase, which travel together: batches first..stop-1.
+
+    A training batch is counted by its step; a validation batch from the start of its validation,
+    which comes after `step` steps.
+    """
+
+    phase: Split
+    step: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """The micro-batches of a run: training, and after every `validate_every` steps and at the end
+    all validation images. Made by `plan_stream`; holds numbers only, so it travels anywhere."""
+
+    shards: str
+    digest: str
+    """Of the shards' manifest: other shards in the same place are refused."""
+    classes: tuple[int, ...]
+    """Labels in the shards, increasing; an image's label in the task is its class's place here."""
+    seed: int
+    """Of the order of the training images."""
+    batch: int
+    """Images of a global batch, of all workers together; in validation too."""
+    steps: int
+    """Training steps of the whole run."""
+    validate_every: int
+    """Steps from one validation to the next; there is one after the last step, too."""
+    workers: int
+    start_step: int
+    """Steps done already, validation after them included: the run resumes with this step."""
+    train_images: int
+    val_images: int
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+
+    @property
+    def val_batches(self) -> int:
+        """Global batches of one validation."""
+        return -(-self.val_images // self.batch)
+
+    @property
+    def batches_per_packet(self) -> int:
+        images = self.batch // self.workers
+        return max(1, PACKET_BYTES // (images * int(np.prod(self.shape))))
+
+    def packets(self) -> Iterator[Packet]:
+        """All that is left to read, in order: the same packets for every worker."""
+        most = self.batches_per_packet
+        step = self.start_step
+        while step < self.steps:
+            end = min(self.steps, (step // self.validate_every + 1) * self.validate_every)
+            for first in range(step, end, most):
+                yield Packet("train", first, first, min(first + most, end))
+            for first in range(0, self.val_batches, most):
+                yield Packet("val", end, first, min(first + most, self.val_batches))
+            step = end
+
+    def shares(self, packet: Packet, rank: int) -> list[Share]:
+        """What worker `rank` gets of a packet, batch by batch; validation shares may be empty."""
+        shares = []
+        for i in range(packet.first, packet.stop):
+            start, stop = i * self.batch, (i + 1) * self.batch
+            if packet.phase == "train":
+                step, epoch, last = i, start // self.train_images, False
+            else:
+                stop = min(stop, self.val_images)
+                step, epoch = packet.step, (packet.step * self.batch - 1) // self.train_images
+                last = i == self.val_batches - 1
+            start, stop = share(start, stop, rank, self.workers)
+            shares.append(Share(packet.phase, step, epoch, start, stop, last))
+        return shares
+
+
+def plan_stream(
+    shards: str,
+    classes: tuple[int, ...],
+    *,
+    seed: int,
+    batch: int,
+    steps: int,
+    validate_every: int,
+    workers: int = 1,
+    start_step: int = 0,
+) -> StreamPlan:
+    """Plans what a run on the task of `classes` reads from a folder of shards, local or a URI.
+
+    Raises UserError when the shards are not whole, lack a class or hold images of several sizes,
+    when the batch cannot be shared by the workers, and for numbers that make no run.
+    """
+    manifest = read_manifest(shards)
+    check_batch(batch, workers)
+    if steps < 1 or validate_every < 1:
+        raise UserError(
+            f"steps and validate_every are 1 or more, not {steps} and {validate_every}."
+        )
+    if not 0 <= start_step <= steps:
+        raise UserError(f"start_step is 0 to steps ({steps}), not {start_step}.")
+    if not classes or list(classes) != sorted(set(classes)):
+        raise UserError("The classes of a task are labels in increasing order, each once.")
+    if classes[0] < 0 or classes[-1] >= len(manifest.classes):
+        missing = classes[0] if classes[0] < 0 else classes[-1]
+        raise UserError(
+            f"There is no class {missing} in {shards}, which holds classes 0 to "
+            f"{len(manifest.classes) - 1}."
+        )
+    for label in classes:
+        if not manifest.train_counts[label] or not manifest.val_counts[label]:
+            raise UserError(
+                f"The class {manifest.classes[label]} has no images to train or to validate on "
+                f"in {shards}."
+            )
+    if manifest.height is None or manifest.width is None:
+        raise UserError(
+            f"The images in {shards} differ in size: prepare them again with a size, such as 256."
+        )
+    return StreamPlan(
+        shards=str(shards),
+        digest=manifest.digest,
+        classes=tuple(classes),
+        seed=seed,
+        batch=batch,
+        steps=steps,
+        validate_every=validate_every,
+        workers=workers,
+        start_step=start_step,
+        train_images=sum(manifest.train_counts[label] for label in classes),
+        val_images=sum(manifest.val_counts[label] for label in classes),
+        shape=(manifest.channels, manifest.height, manifest.width),
+    )

@@ -1,0 +1,190 @@
+"""What the data say, in sentences made from the numbers; where they do not decide, that."""
+
+from collections.abc import Mapping
+
+from raytransfer.results import text
+from raytransfer.results.statistics import STATISTICS, Boost, Estimate, Group, Summary
+
+CONFOUND = (
+    "The unpaired columns compare means over whatever tasks were run: where the fine-tuned "
+    "networks of one kind have the easier task, its mean is higher for that reason alone. In the "
+    "2014 study every AnB+ network has a B half, mostly the easiest, and every BnB+ network an A "
+    "half, mostly the hardest; paired with their own bases both gain about one point. The paired "
+    "column is free of this: each network is compared with its own base, or with the BnB+ of the "
+    "same task, seed and n. Its interval is over bases, as networks of several n share one base."
+)
+
+
+def findings(summary: Summary) -> list[str]:
+    """The page's first paragraph: what was measured, and each reading of the paper's, as found."""
+    said = [_measured(summary)]
+    if not summary.groups:
+        return said
+    main = next(iter(summary.groups.values())).studied[0]
+    said += [
+        sentence
+        for sentence in (
+            selffer(main),
+            transfer(main),
+            _untrained(main),
+            _finetuned(main),
+            dissimilar(summary),
+        )
+        if sentence
+    ]
+    return said
+
+
+def _measured(summary: Summary) -> str:
+    counts = summary.counts
+    total = sum(counts.values())
+    rest = [f"{counts[state]} {state}" for state in counts if counts[state] and state != "finished"]
+    more = f" ({', '.join(rest)}: in no mean)" if rest else ""
+    return (
+        f"{counts['finished']} of {total} networks are finished{more}. Scores are the "
+        f"{STATISTICS[summary.statistic]}; an interval is 95 % by Student's t over networks, and "
+        "the number in parentheses counts them: one network has no interval and decides nothing."
+    )
+
+
+def transfer(group: Group) -> str:
+    """Reading 4: how far frozen features of another task serve this one."""
+    changes = _changes(group, "AnB")
+    if not changes:
+        return ""
+    first, last = min(changes), max(changes)
+    ends = f"{points(changes[first])} at n = {first}"
+    if last != first:
+        ends += f" and {points(changes[last])} at n = {last}"
+    return (
+        f"Frozen features of another task (AnB, {group.name}) change top-1 against the own base "
+        f"by {ends} points; {_decided(changes)}."
+    )
+
+
+def selffer(group: Group) -> str:
+    """Readings 2 and 3: whether freezing a network's own features costs accuracy."""
+    changes = _changes(group, "BnB")
+    if not changes:
+        return ""
+    worst = min(changes, key=lambda n: changes[n].mean)
+    if changes[worst].mean >= 0:
+        return (
+            f"The own features, frozen (BnB, {group.name}), cost nothing on the mean at any n "
+            f"measured; {_decided(changes)}."
+        )
+    return (
+        f"The own features, frozen (BnB, {group.name}), do worst at n = {worst}: "
+        f"{points(changes[worst])} points against the own base; {_decided(changes)}."
+    )
+
+
+def _untrained(group: Group) -> str:
+    over = group.over_untrained
+    if not over:
+        return ""
+    last = max(over)
+    value = over[last]
+    if value.mean >= 0:
+        who, margin = "transferred features beat untrained filters", value
+    else:
+        who, margin = "untrained filters beat another task's features", negated(value)
+    return (
+        f"At n = {last} {who} by {points(margin)} points{_verdict(value)}. The difference "
+        f"AnB - RnB over all n: {_decided(over)}."
+    )
+
+
+def _finetuned(group: Group) -> str:
+    whole = [boost for boost in group.boosts if (boost.first, boost.last) == (1, 7)]
+    said = [
+        f"over {boost.over} by {points(boost.paired)} points{_verdict(boost.paired)}"
+        for boost in whole
+        if boost.series == "AnB+" and boost.paired
+    ]
+    if not said:
+        return ""
+    return (
+        f"Fine-tuned transfer (AnB+, {group.name}, layers 1-7, paired) changes top-1 "
+        f"{', and '.join(said)}."
+    )
+
+
+def dissimilar(summary: Summary) -> str:
+    """Reading 6: the deepest transfer of each split beside that of the first group."""
+    deepest = {}
+    for group in summary.groups.values():
+        changes = _changes(group, "AnB")
+        if changes:
+            deepest[group.name] = changes
+    if len(deepest) < 2:
+        return ""
+    n = max(set.intersection(*(set(changes) for changes in deepest.values())), default=None)
+    if n is None:
+        return ""
+    said = ", ".join(f"{name} {points(changes[n])}" for name, changes in deepest.items())
+    return f"By split, frozen transfer of {n} layers changes top-1 by (points): {said}."
+
+
+def boost_sentence(boosts: tuple[Boost, ...]) -> str:
+    """Table 1 in a sentence."""
+    whole = next((b for b in boosts if (b.series, b.over, b.first) == ("AnB+", "base", 1)), None)
+    if whole is None or whole.unpaired is None:
+        return "There are no fine-tuned transfer networks to compare with a base."
+    said = f"Over layers 1-7, AnB+ stands {points(whole.unpaired)} points from the mean base"
+    if whole.paired:
+        said += f" and {points(whole.paired)} from its own base{_verdict(whole.paired)}"
+    return said + "."
+
+
+def points(value: Estimate) -> str:
+    return text.points(value, digits=1)
+
+
+def negated(value: Estimate) -> Estimate:
+    """The same difference, taken the other way round."""
+    low = None if value.high is None else -value.high
+    high = None if value.low is None else -value.low
+    return Estimate(-value.mean, low, high, value.n, value.sd)
+
+
+def _changes(group: Group, series: str) -> dict[int, Estimate]:
+    cells = group.series.get(series, {})
+    return {n: cell.change for n, cell in cells.items() if cell.change}
+
+
+def _verdict(value: Estimate) -> str:
+    if value.low is None:
+        return ", without an interval, which does not decide"
+    return "" if value.decides else ", an interval that covers 0 and does not decide"
+
+
+def _decided(changes: Mapping[int, Estimate]) -> str:
+    """At which n the sign is known, at which not, and why."""
+    worse = [n for n, value in changes.items() if value.decides and value.mean < 0]
+    better = [n for n, value in changes.items() if value.decides and value.mean > 0]
+    alone = [n for n, value in changes.items() if value.low is None]
+    open_ = [n for n, value in changes.items() if value.low is not None and not value.decides]
+    said = []
+    if worse:
+        said.append(f"is below 0 by more than its interval at n = {_listed(worse)}")
+    if better:
+        said.append(f"is above 0 by more than its interval at n = {_listed(better)}")
+    if open_:
+        said.append(f"is not decided at n = {_listed(open_)}, where the interval covers 0")
+    if alone:
+        said.append(f"has no interval at n = {_listed(alone)}, with one pair each")
+    return "it " + "; it ".join(said) if said else "nothing is decided"
+
+
+def _listed(ns: list[int]) -> str:
+    """1-3, 5: runs of three and more are shortened."""
+    runs: list[list[int]] = []
+    for n in ns:
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )

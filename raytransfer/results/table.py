@@ -1,0 +1,352 @@
+"""The results of a study as one table, one row a network, and its files (.parquet, .csv)."""
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raytransfer.errors import UserError
+from raytransfer.study.treatment import KINDS, UNTRAINED, Treatment
+
+Type = Literal["text", "integer", "number", "truth"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: its name, what its cells are, and what they mean."""
+
+    name: str
+    type: Type
+    meaning: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("treatment", "text", "id of the network, such as random:0.A3B+.s0"),
+    Column("label", "text", "the paper's notation: baseB, B3B, B3B+, A3B, A3B+; R3B: untrained"),
+    Column("split", "text", "name of the split of the classes into A and B, such as random:0"),
+    Column("source", "text", "whose layers were copied: A, B, or R for random weights"),
+    Column("target", "text", "task trained and scored on: A, B, or AB for all classes"),
+    Column("kind", "text", "base, selffer, transfer or untrained"),
+    Column("n", "integer", "layers copied, 1 to 7; 0 for a base"),
+    Column("finetuned", "truth", "whether the copied layers learned"),
+    Column("seed", "integer", "seed of the network's own initialisation and dropout"),
+    Column("top1", "number", "final validation top-1 accuracy, 0 to 1"),
+    Column("top5", "number", "final validation top-5 accuracy, 0 to 1"),
+    Column("top1_best10", "number", "mean of the ten highest validations (the paper's statistic)"),
+    Column("loss", "number", "final validation loss, nats an image"),
+    Column("train_loss", "number", "last training loss, nats an image"),
+    Column("steps", "integer", "optimiser steps taken"),
+    Column("images", "integer", "training images seen, repeats counted"),
+    Column("seconds", "number", "training time, seconds"),
+    Column("images_per_second", "number", "training images a second"),
+    Column("state", "text", "finished, running, pending or failed"),
+    Column("reason", "text", "why the network is not finished"),
+    Column("weights_sha256", "text", "hash of the final weights"),
+    Column("frozen_sha256", "text", "hash of the frozen tensors, the same before and after"),
+    Column("parent_sha256", "text", "hash of the weights that the layers were copied from"),
+)
+COLUMN_NAMES = tuple(column.name for column in COLUMNS)
+STATES = ("finished", "running", "pending", "failed")
+SERIES = ("base", "BnB", "BnB+", "AnB", "AnB+", "RnB")
+"""The paper's treatments with the target called B, whichever task it is."""
+
+UNNAMED_SPLIT = "unnamed"
+"""The split of every row of a table that has no split column."""
+
+_TYPES = {c.name: c.type for c in COLUMNS}
+_ARROW = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
+_FRACTIONS = ("top1", "top5", "top1_best10")
+_NOTHING = {"", "nan", "null", "none", "na", "n/a"}
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study found: its networks, their training curves, and what it was made from."""
+
+    networks: tuple[dict[str, Any], ...]
+    """One row a network with every column of COLUMNS, None where unknown; in study order."""
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Rows of step, images, epoch, learning_rate, train_loss, top1, top5 and loss by treatment
+    id; empty for an exported table."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """The study's own description (recipe, splits, data, versions); empty for a table."""
+
+
+def network_row(treatment: Treatment, **values: Any) -> dict[str, Any]:
+    """A row of the table: the treatment's own columns, `values`, and None for all others."""
+    unknown = sorted(values.keys() - set(COLUMN_NAMES))
+    if unknown:
+        raise TypeError(f"no such column: {', '.join(unknown)}")
+    row: dict[str, Any] = dict.fromkeys(COLUMN_NAMES)
+    return row | values | _identity(treatment)
+
+
+def series_of(row: Mapping[str, Any]) -> str:
+    """The series of SERIES that a row belongs to."""
+    plus = "+" if row["finetuned"] else ""
+    names = {"base": "base", "untrained": "RnB", "selffer": "BnB", "transfer": "AnB"}
+    return names[row["kind"]] + plus
+
+
+def in_study_order(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Rows sorted by split (random ones first), target, series (bases first), n and seed."""
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        split: str = row["split"]
+        # Numbers inside names compare as numbers: random:2 comes before random:10.
+        name = [(len(part), part) for part in re.findall(r"\d+|\D+", split)]
+        series = SERIES.index(series_of(row))
+        return (not split.startswith("random"), name, row["target"], series, row["n"], row["seed"])
+
+    return tuple(sorted(rows, key=place))
+
+
+def read_table(path: str | Path) -> Results:
+    """The results in a .parquet or .csv file, also one made elsewhere with only some columns.
+
+    top1 must be there, and enough to tell the treatment: its id, or label (and split), or kind, n,
+    target and finetuned. What follows from those is filled in; a missing state means finished
+    where there is a top1, otherwise pending. An id in another notation gives way to ours when
+    the other columns tell the treatment. Columns that COLUMNS lacks are ignored.
+    Raises UserError, naming file, row and column, for a table that contradicts itself.
+    """
+    path = Path(path)
+    read = _read_parquet if _is_parquet(path) else _read_csv
+    try:
+        header, rows = read(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except (OSError, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as a {path.suffix} table: {reason}") from error
+    repeated = sorted({name for name in header if name in _TYPES and header.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} has the column {repeated[0]} twice; keep one.")
+    if "top1" not in header:
+        have = ", ".join(header) or "none"
+        raise UserError(
+            f"{path} has no column top1 (final validation accuracy, 0 to 1); it has: {have}."
+        )
+    if not rows:
+        raise UserError(f"{path} has no rows; a table of results has one row a network.")
+    networks: dict[str, dict[str, Any]] = {}
+    places: dict[str, int] = {}
+    for number, raw in enumerate(rows, start=1):
+        row = _network(raw, f"{path}, row {number}")
+        id = row["treatment"]
+        if id in networks:
+            raise UserError(
+                f"{path}, row {number}: treatment {id} is in row {places[id]} already; "
+                "give repeated networks different seeds in the column seed."
+            )
+        networks[id], places[id] = row, number
+    return Results(in_study_order(networks.values()))
+
+
+def write_table(results: Results, path: str | Path) -> None:
+    """Write the networks to a .parquet or .csv file, whole or not at all.
+
+    Raises UserError for another suffix or a place that cannot be written.
+    """
+    path = Path(path)
+    write = _write_parquet if _is_parquet(path) else _write_csv
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(results.networks, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether it is .parquet, otherwise .csv. Raises UserError for anything else."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"{path} is no table of results: its name ends in .parquet or .csv.")
+    return path.suffix == ".parquet"
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    with path.open("rb") as file:
+        table = pq.read_table(file)
+    names = [name.strip() for name in table.column_names]
+    columns = [column.to_pylist() for column in table.columns]
+    rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return names, rows
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    # Spreadsheets begin their UTF-8 files with a byte-order mark, which "utf-8-sig" drops.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [line for line in csv.reader(file, strict=True) if line]
+    if not lines:
+        return [], []
+    names = [name.strip() for name in lines[0]]
+    for number, line in enumerate(lines[1:], start=1):
+        if len(line) != len(names):
+            raise UserError(
+                f"{path}, row {number}: {len(line)} cells under a header of {len(names)} columns."
+            )
+    return names, [dict(zip(names, line, strict=True)) for line in lines[1:]]
+
+
+def _write_parquet(rows: tuple[dict[str, Any], ...], path: Path) -> None:
+    schema = pa.schema([(column.name, _ARROW[column.type]) for column in COLUMNS])
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+
+
+def _write_csv(rows: tuple[dict[str, Any], ...], path: Path) -> None:
+    def text(value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMN_NAMES, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: text(row[name]) for name in COLUMN_NAMES} for row in rows)
+
+
+def _network(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    given = {name: _value(name, raw[name], where) for name in COLUMN_NAMES if name in raw}
+    try:
+        treatment = _treatment(given)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    row: dict[str, Any] = dict.fromkeys(COLUMN_NAMES)
+    row |= given | _identity(treatment)
+    for name in _FRACTIONS:
+        if row[name] is not None and not 0 <= row[name] <= 1:
+            raise UserError(
+                f"{where}: {name} is {row[name]:g}, but it is a fraction from 0 to 1; "
+                "divide percentages by 100."
+            )
+    if row["state"] is None:
+        row["state"] = "pending" if row["top1"] is None else "finished"
+    if row["state"] not in STATES:
+        raise UserError(f"{where}: state is {row['state']!r}, not one of {', '.join(STATES)}.")
+    if row["state"] == "finished" and row["top1"] is None:
+        raise UserError(f"{where}: state is finished, but top1 is empty; fill it or say failed.")
+    return row
+
+
+def _value(name: str, raw: Any, where: str) -> Any:
+    """A cell as its column's type; None for an empty one and for NaN."""
+    if raw is None or (isinstance(raw, float) and math.isnan(raw)):
+        return None
+    text = str(raw).strip()
+    if text.lower() in _NOTHING:
+        return None
+    match _TYPES[name]:
+        case "text":
+            return text
+        case "truth":
+            if (truth := _TRUTHS.get(text.lower().removesuffix(".0"))) is not None:
+                return truth
+            raise UserError(f"{where}: {name} is {text!r}, not true or false.")
+        case "number" | "integer" as type:
+            try:
+                number = float(text)
+            except ValueError:
+                number = math.nan
+            if math.isnan(number) or (type == "integer" and not number.is_integer()):
+                wanted = "a whole number" if type == "integer" else "a number"
+                raise UserError(f"{where}: {name} is {text!r}, not {wanted}.")
+            return int(number) if type == "integer" else number
+
+
+def _treatment(given: dict[str, Any]) -> Treatment:
+    """The treatment that the cells of a row name; all of them must agree."""
+    treatment = _from_id(given) or _from_label(given) or _from_fields(given)
+    for name, derived in _identity(treatment).items():
+        said = given.get(name)
+        if said is None or said == derived or name == "treatment":
+            continue
+        # Tables made elsewhere give a base its task as its source, and random weights a word.
+        words = (treatment.target, "random", "untrained")
+        if name == "source" and treatment.kind in ("base", "untrained") and said in words:
+            continue
+        raise UserError(
+            f"{name} is {said!r}, but the other columns name {treatment.id}, whose {name} "
+            f"is {derived!r}."
+        )
+    return treatment
+
+
+def _from_id(given: dict[str, Any]) -> Treatment | None:
+    id = given.get("treatment")
+    if id is None:
+        return None
+    try:
+        return Treatment.parse(id)
+    except UserError:
+        if given.get("label") is None and given.get("kind") is None:
+            raise
+        return None
+
+
+def _from_label(given: dict[str, Any]) -> Treatment | None:
+    label = given.get("label")
+    if label is None:
+        return None
+    id = f"{given.get('split') or UNNAMED_SPLIT}.{label}.s{given.get('seed') or 0}"
+    try:
+        return Treatment.parse(id)
+    except UserError:
+        if given.get("kind") is None:
+            raise UserError(
+                f"label is {label!r}, but labels look like baseB, B3B, B3B+, A3B, A3B+ or R3B."
+            ) from None
+        return None
+
+
+def _from_fields(given: dict[str, Any]) -> Treatment:
+    kind, target = given.get("kind"), given.get("target")
+    if kind is None:
+        raise UserError("a row needs treatment, label, or kind, n, target and finetuned.")
+    if kind not in KINDS:
+        raise UserError(f"kind is {kind!r}, not one of {', '.join(KINDS)}.")
+    copies = kind in ("selffer", "transfer")
+    needed = ["target"] + ["n"] * (kind != "base") + ["finetuned"] * copies
+    for name in needed:
+        if given.get(name) is None:
+            raise UserError(f"{name} is empty, and a network of kind {kind} needs it.")
+    source: str | None
+    match kind:
+        case "base":
+            source = None
+        case "untrained":
+            source = UNTRAINED
+        case "selffer":
+            source = target
+        case _:
+            source = given.get("source") or {"A": "B", "B": "A"}.get(str(target))
+    return Treatment(
+        split=given.get("split") or UNNAMED_SPLIT,
+        target=str(target),
+        source=source,
+        n=given.get("n") or 0,
+        finetuned=bool(given.get("finetuned")),
+        seed=given.get("seed") or 0,
+    )
+
+
+def _identity(treatment: Treatment) -> dict[str, Any]:
+    return {
+        "treatment": treatment.id,
+        "label": treatment.label,
+        "split": treatment.split,
+        "source": treatment.source,
+        "target": treatment.target,
+        "kind": treatment.kind,
+        "n": treatment.n,
+        "finetuned": treatment.finetuned,
+        "seed": treatment.seed,
+    }

@@ -1,0 +1,133 @@
+"""Spaces: which treatments a study has."""
+
+import hashlib
+import importlib.util
+import itertools
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import tune_spaces
+from raytransfer.errors import UserError
+from raytransfer.study.recipe import Recipe
+from raytransfer.study.treatment import UNTRAINED, Kind, Treatment
+
+_OTHER = {"A": "B", "B": "A"}
+
+
+@dataclass(frozen=True)
+class Space:
+    """A study's treatments, with the recipe that they are meant for."""
+
+    name: str
+    treatments: tuple[Treatment, ...]
+    recipe: Recipe = field(default_factory=Recipe)
+    splits: Mapping[str, Mapping[str, Sequence[str | int]]] = field(default_factory=dict)
+    """Splits of the space's own: name -> lists "A" and "B" of class names or indices."""
+    doc: str = ""
+
+
+def space_names() -> list[str]:
+    """The spaces in tune_spaces/."""
+    return sorted(module.name for module in pkgutil.iter_modules(tune_spaces.__path__))
+
+
+def load_space(name: str) -> Space:
+    """The space in module `name` of tune_spaces/, or in the user's own file `name`.py.
+
+    The module has a function `treatments()` that yields treatments, or a `param_space` as Ray Tune
+    takes it (see `expand`); it may have a `recipe` and `splits`.
+    """
+    module = _load_module(name)
+    if hasattr(module, "treatments"):
+        yielded = list(module.treatments())
+    elif hasattr(module, "param_space"):
+        yielded = expand(module.param_space)
+    else:
+        raise UserError(f"Space {name} has neither a function treatments() nor a param_space.")
+    for treatment in yielded:
+        if not isinstance(treatment, Treatment):
+            raise UserError(f"Space {name} yields {treatment!r}, which is not a Treatment.")
+    if not yielded:
+        raise UserError(f"Space {name} yields no treatment.")
+    return Space(
+        name=Path(name).stem,
+        treatments=tuple(dict.fromkeys(yielded)),
+        recipe=getattr(module, "recipe", Recipe()),
+        splits=getattr(module, "splits", {}),
+        doc=module.__doc__ or "",
+    )
+
+
+def _load_module(name: str) -> ModuleType:
+    if name in space_names():
+        return importlib.import_module(f"tune_spaces.{name}")
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(
+            f"There is no space {name!r}: known are {', '.join(space_names())}, "
+            "or give the path of a .py file of your own."
+        )
+    unique = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"_raytransfer_space_{unique}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"Space {path} cannot be loaded: {type(error).__name__}: {error}") from None
+    return module
+
+
+def expand(param_space: Mapping[str, Any]) -> list[Treatment]:
+    """Treatments of a Ray Tune param_space: the product of its constants and grid_searches.
+
+    Its keys are split, target, kind, n, finetuned and seed, of which only target and kind must be
+    there. Other search functions of Ray Tune draw at random and are refused: a study has no random
+    part. Combinations for one base are one treatment, as n and finetuned do not bear on it.
+    """
+    defaults = {"split": "random:0", "n": 0, "finetuned": False, "seed": 0}
+    if unknown := sorted(set(param_space) - {*defaults, "target", "kind"}):
+        raise UserError(f"param_space has unknown keys: {', '.join(unknown)}.")
+    if missing := sorted({"target", "kind"} - set(param_space)):
+        raise UserError(f"param_space lacks {' and '.join(missing)}.")
+    axes = {key: _axis(key, value) for key, value in {**defaults, **param_space}.items()}
+    combinations = (
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+    )
+    return list(dict.fromkeys(_treatment(**combination) for combination in combinations))
+
+
+def _axis(key: str, value: Any) -> Sequence[Any]:
+    if isinstance(value, Mapping) and set(value) == {"grid_search"}:
+        return tuple(value["grid_search"])
+    if isinstance(value, str | int | bool):
+        return (value,)
+    raise UserError(f"param_space's {key} is neither a constant nor a grid_search.")
+
+
+def _treatment(
+    split: str, target: str, kind: Kind, n: int, finetuned: bool, seed: int
+) -> Treatment:
+    if kind not in get_args(Kind):
+        raise UserError(f"kind is one of {', '.join(get_args(Kind))}, not {kind!r}.")
+    if kind == "base":
+        return Treatment(split, target, seed=seed)
+    if target not in _OTHER and kind != "untrained":
+        raise UserError(f"A {kind} network has target A or B, not {target!r}.")
+    source = {"selffer": target, "transfer": _OTHER.get(target), "untrained": UNTRAINED}[kind]
+    return Treatment(split, target, source, n, finetuned, seed)
+
+
+def with_parents(treatments: Iterable[Treatment]) -> tuple[Treatment, ...]:
+    """The treatments and every base that they copy from, without repeats, bases first."""
+    asked = tuple(treatments)
+    parents = [treatment.parent for treatment in asked]
+    everything = dict.fromkeys([parent for parent in parents if parent is not None] + list(asked))
+    return tuple(sorted(everything, key=lambda treatment: treatment.n > 0))

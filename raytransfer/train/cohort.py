@@ -1,0 +1,245 @@
+"""A cohort: networks of one target trained over one pass of its images, in plain PyTorch."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from raytransfer.nets.architecture import Architecture
+from raytransfer.nets.network import Network, Weights
+from raytransfer.study.recipe import Recipe
+from raytransfer.train.augment import crop
+from raytransfer.train.stack import Member, Stack
+
+STACKED_BELOW = 50_000_000
+"""Multiply-adds an image under which networks are stacked: larger ones fill a device by themselves,
+and grouped convolutions are slower than plain ones there."""
+
+
+@dataclass
+class Sums:
+    """Sums over images, by network; divided once, when all workers' are added up."""
+
+    loss: Tensor
+    top1: Tensor
+    top5: Tensor
+    images: Tensor
+
+    @classmethod
+    def zero(cls, networks: int, device: torch.device) -> "Sums":
+        return cls(*(torch.zeros(networks, dtype=torch.float64, device=device) for _ in range(4)))
+
+    def all_reduce(self) -> None:
+        """Add up over the workers."""
+        if torch.distributed.is_initialized():
+            together = torch.stack([self.loss, self.top1, self.top5, self.images])
+            torch.distributed.all_reduce(together)
+            self.loss, self.top1, self.top5, self.images = together
+
+
+class CohortTrainer:
+    """Networks that see the same images, crops and mirrors, in the same order.
+
+    Frozen layers that networks share are computed once a batch, without gradient, up to the first
+    dropout; each network adds only its own part. What a network becomes depends on its treatment,
+    the recipe and its seed alone: with deterministic=True to the last bit, as every network then
+    runs by itself (a stack of one).
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        members: Sequence[Member],
+        prefixes: Mapping[str, Weights],
+        means: Mapping[str, Tensor],
+        recipe: Recipe,
+        *,
+        device: torch.device | str = "cpu",
+        deterministic: bool = False,
+    ) -> None:
+        """
+        prefixes: weights that frozen layers are copied from, by the name in Member.prefix.
+        means: mean images, float32 [channels, height, width], by the task in Member.mean.
+        """
+        self.device = torch.device(device)
+        self.recipe = recipe
+        self.architecture = architecture
+        self.means = {
+            task: mean.to(self.device)
+            for task, mean in means.items()
+            if task in {member.mean for member in members}
+        }
+        self.stacks: list[tuple[str, Stack]] = []
+        self.modules: list[nn.Module] = []
+        operations = sum(architecture.multiply_adds(next(iter(means.values())).shape[0]))
+        alone = deterministic or operations > STACKED_BELOW
+        for task, group in _stacks(members, alone):
+            stack = Stack(architecture, group, recipe.dropout).to(self.device)
+            self.stacks.append((task, stack))
+            self.modules.append(_distributed(stack, self.device))
+        self.members = [member for _, stack in self.stacks for member in stack.members]
+        self._prefixes = self._frozen(prefixes)
+        # Fused: one pass over memory instead of four, for all networks at once.
+        parameters = [p for _, stack in self.stacks for p in stack.named_parameters()]
+        self._optimiser = torch.optim.SGD(
+            [
+                {"params": [p for name, p in parameters if name.endswith("weight")]},
+                {"params": [p for name, p in parameters if name.endswith("bias")]},
+            ],
+            lr=recipe.learning_rate,
+            fused=True,
+        )
+        self._last_rate = recipe.rate(0)
+        self.trained = Sums.zero(len(self.members), self.device)
+        self.validated = Sums.zero(len(self.members), self.device)
+
+    def _frozen(
+        self, prefixes: Mapping[str, Weights]
+    ) -> dict[tuple[str, str], tuple[Network, int]]:
+        """The shared prefixes as networks, with their depth, by mean and name."""
+        depths: dict[tuple[str, str], int] = defaultdict(int)
+        for _, stack in self.stacks:
+            for member, join in zip(stack.members, stack.joins, strict=True):
+                key = member.mean, member.prefix
+                depths[key] = max(depths[key], join)
+        return {
+            key: (
+                Network(self.architecture, prefixes[key[1]])
+                .requires_grad_(False)
+                .to(self.device)
+                .to(memory_format=torch.channels_last)
+                .eval(),
+                depth,
+            )
+            for key, depth in depths.items()
+            if depth
+        }
+
+    @torch.no_grad()
+    def _shared(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[tuple[str, int], Tensor]]:
+        """Activations of every frozen prefix after each of its layers, by mean."""
+        shared: dict[str, dict[tuple[str, int], Tensor]] = defaultdict(dict)
+        for (task, name), (network, depth) in self._prefixes.items():
+            x = inputs[task]
+            for layer in range(depth):
+                x = network(x, start=layer, stop=layer + 1)
+                shared[task][name, layer + 1] = x
+        return shared
+
+    def _logits(self, images: Tensor, draws: Tensor | None, positions: Tensor) -> Tensor:
+        """[networks, b, classes] in the order of `members`."""
+        recipe, side = self.recipe, self.architecture.side
+        inputs = {
+            task: (
+                crop(images, mean, side, recipe.pad, draws, recipe.mirror) * self.architecture.scale
+            ).contiguous(memory_format=torch.channels_last)
+            for task, mean in self.means.items()
+        }
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
+        ):
+            shared = self._shared(inputs)
+            parts = [
+                module(inputs[task], shared[task], positions)
+                for (task, _), module in zip(self.stacks, self.modules, strict=True)
+            ]
+        return torch.cat(parts).float() if len(parts) > 1 else parts[0].float()
+
+    def step(
+        self, step: int, images: Tensor, labels: Tensor, positions: Tensor, draws: Tensor
+    ) -> None:
+        """One optimiser step of every network.
+
+        images: uint8 [b, channels, height, width], this worker's share of the batch; labels: int64
+        [b]; positions: int64 [b], places in the order of training; draws: float [b, 3] in [0, 1).
+        """
+        for module in self.modules:
+            module.train()
+        self._set_rate(step)
+        logits = self._logits(images, draws, positions)
+        losses = _losses(logits, labels)
+        self._optimiser.zero_grad(set_to_none=True)
+        (losses.sum() / len(images)).backward()
+        self._optimiser.step()
+        _count(self.trained, logits.detach(), losses.detach(), labels)
+
+    @torch.no_grad()
+    def validate(self, images: Tensor, labels: Tensor) -> None:
+        """Score every network on images (uint8, as in `step`; none at all is fine)."""
+        if len(images) == 0:
+            return
+        for _, stack in self.stacks:
+            stack.eval()
+        modules, self.modules = self.modules, [stack for _, stack in self.stacks]
+        logits = self._logits(images, None, torch.zeros_like(labels))
+        self.modules = modules
+        _count(self.validated, logits, _losses(logits, labels), labels)
+
+    def take_sums(self) -> tuple[Sums, Sums]:
+        """Training and validation sums since the last call, over all workers."""
+        sums = self.trained, self.validated
+        for part in sums:
+            part.all_reduce()
+        self.trained = Sums.zero(len(self.members), self.device)
+        self.validated = Sums.zero(len(self.members), self.device)
+        return sums
+
+    def weights(self) -> dict[str, Weights]:
+        """Every network's weights as they are now, by treatment id, on the CPU."""
+        return {id: own for _, stack in self.stacks for id, own in stack.weights().items()}
+
+    def _set_rate(self, step: int) -> None:
+        """Caffe keeps the rate inside the velocity; PyTorch does not.
+
+        v = m v + rate (g + wd w) is PyTorch's velocity times the rate, so a change of rate scales
+        what PyTorch remembers.
+        """
+        recipe, rate = self.recipe, self.recipe.rate(step)
+        momentum = recipe.momentum * self._last_rate / rate
+        self._last_rate = rate
+        weights, biases = self._optimiser.param_groups
+        weights.update(lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
+        biases.update(lr=rate * recipe.bias_rate, momentum=momentum, weight_decay=0.0)
+
+
+def _stacks(members: Sequence[Member], alone: bool) -> list[tuple[str, list[Member]]]:
+    """Members by the mean that they subtract, or each by itself."""
+    if alone:
+        return [(member.mean, [member]) for member in members]
+    by_mean: dict[str, list[Member]] = defaultdict(list)
+    for member in members:
+        by_mean[member.mean].append(member)
+    return list(by_mean.items())
+
+
+def _distributed(stack: Stack, device: torch.device) -> nn.Module:
+    """The stack with its gradients averaged over the workers, if there is more than one."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return stack
+    return DistributedDataParallel(
+        stack,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy [networks, b] of logits [networks, b, classes]."""
+    networks, images, _ = logits.shape
+    flat = F.cross_entropy(logits.flatten(0, 1), labels.repeat(networks), reduction="none")
+    return flat.view(networks, images)
+
+
+def _count(sums: Sums, logits: Tensor, losses: Tensor, labels: Tensor) -> None:
+    own = logits.gather(2, labels.expand(len(logits), -1)[:, :, None])
+    # A tie, or a NaN, counts against the network.
+    rank = (~(logits < own)).sum(2) - 1
+    sums.loss += losses.sum(1)
+    sums.top1 += (rank < 1).sum(1)
+    sums.top5 += (rank < 5).sum(1)
+    sums.images += losses.shape[1]

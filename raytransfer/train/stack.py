@@ -1,0 +1,155 @@
+"""A stack: networks of one architecture, trained side by side as one network of grouped layers.
+
+A small network spends most of its time on starting operations. Stacked, its layer l and that of
+every other network are one grouped convolution or one batched product. A network with frozen layers
+joins where its shared prefix ends, so a stack grows wider towards its classifier.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raytransfer.nets.architecture import Architecture, Layer
+from raytransfer.nets.network import Weights, after_weights, layer_names
+from raytransfer.study.treatment import LAYERS, Treatment
+from raytransfer.train.draws import drop, dropout_seed
+
+Shared = Mapping[tuple[str, int], Tensor]
+"""Activations of frozen prefixes, by the prefix's name and the number of layers it went through."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network before training, and the frozen prefix that it shares."""
+
+    treatment: Treatment
+    weights: Weights
+    prefix: str
+    """Name of the network that its frozen layers are copied from."""
+    mean: str
+    """Task whose mean image is subtracted: the source's, as in the paper; else the target's."""
+
+    def prefix_layers(self, architecture: Architecture, dropout: float) -> int:
+        """Frozen layers that are the same for all who share the prefix: up to the first dropout."""
+        shareable = architecture.first_dropout if dropout else LAYERS
+        return min(self.treatment.frozen_layers, shareable)
+
+
+class Stack(nn.Module):
+    """Members side by side. Output: logits [members, images, classes] in the order of `members`."""
+
+    def __init__(
+        self, architecture: Architecture, members: Sequence[Member], dropout: float
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.dropout = dropout
+        # Later joiners stand behind earlier ones, and of one layer, frozen weights behind learning
+        # ones: so the networks at work in a layer are always the first few.
+        self.members = sorted(members, key=lambda member: member.treatment.frozen_layers)
+        self.joins = [member.prefix_layers(architecture, dropout) for member in self.members]
+        for number, layer in enumerate(architecture.layers, 1):
+            learning = [m for m in self.members if m.treatment.frozen_layers < number]
+            frozen = self.members[len(learning) : self._active(number)]
+            for name in layer_names(number):
+                key = _attribute(name)
+                if learning:
+                    tensors = [member.weights[name] for member in learning]
+                    self.register_parameter(key, nn.Parameter(_stacked(layer, tensors)))
+                if frozen:
+                    tensors = [member.weights[name] for member in frozen]
+                    self.register_buffer(f"{key}_frozen", _stacked(layer, tensors))
+            if layer.dropout:
+                seeds = [
+                    dropout_seed(m.treatment.seed, m.treatment.id, number) for m in self.members
+                ]
+                self.register_buffer(f"layer{number}_seeds", torch.tensor(seeds))
+
+    def _active(self, number: int) -> int:
+        """How many members compute layer `number` here."""
+        return sum(join < number for join in self.joins)
+
+    def _tensor(self, name: str) -> Tensor:
+        key = _attribute(name)
+        parts = [getattr(self, k) for k in (key, f"{key}_frozen") if hasattr(self, k)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def forward(self, images: Tensor, shared: Shared, positions: Tensor) -> Tensor:
+        """images [b, channels, side, side]; positions int64 [b] seed the dropout."""
+        x: Tensor | None = None
+        for number, layer in enumerate(self.architecture.layers, 1):
+            if (active := self._active(number)) == 0:
+                continue
+            if number == 1:
+                x = images
+            else:
+                x = self._join(x, number, shared)
+                x = self._drop(x, number - 1, positions)
+            weight, bias = (self._tensor(name) for name in layer_names(number))
+            if layer.convolution:
+                groups = layer.groups * (active if number > 1 else 1)
+                x = F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
+            else:
+                x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+            x = after_weights(layer, x, active)
+        assert x is not None
+        return x
+
+    def _join(self, x: Tensor | None, number: int, shared: Shared) -> Tensor:
+        """The input of layer `number`: those at work already, then those whose prefix ends here."""
+        joining = [
+            shared[member.prefix, number - 1]
+            for member, join in zip(self.members, self.joins, strict=True)
+            if join == number - 1
+        ]
+        layers = self.architecture.layers
+        if layers[number - 1].convolution:
+            return torch.cat([x, *joining] if x is not None else joining, 1)
+        if not layers[number - 2].convolution:
+            joining = [activations[None] for activations in joining]
+            return torch.cat([x, *joining] if x is not None else joining)
+        x = torch.cat([x, *joining] if x is not None else joining, 1)
+        images, channels = x.shape[:2]
+        active = channels // layers[number - 2].outputs
+        return x.reshape(images, active, -1).transpose(0, 1)
+
+    def _drop(self, x: Tensor, number: int, positions: Tensor) -> Tensor:
+        """Dropout after layer `number`, drawn for each network by itself."""
+        if not (self.training and self.dropout and self.architecture.layers[number - 1].dropout):
+            return x
+        seeds = getattr(self, f"layer{number}_seeds")[: len(x)]
+        return drop(x, seeds, positions, self.dropout)
+
+    def weights(self) -> dict[str, Weights]:
+        """Every member's weights as they are now, by treatment id, on the CPU."""
+        everything = {}
+        for place, member in enumerate(self.members):
+            own = dict(member.weights)
+            for number, layer in enumerate(self.architecture.layers, 1):
+                if number > self.joins[place]:
+                    for name in layer_names(number):
+                        own[name] = _unstacked(layer, self._tensor(name), place).cpu()
+            everything[member.treatment.id] = own
+        return everything
+
+
+def _attribute(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _stacked(layer: Layer, tensors: Sequence[Tensor]) -> Tensor:
+    """Convolution weights behind one another, as groups; all others along a new first dimension."""
+    if not layer.convolution:
+        return torch.stack(list(tensors))
+    stacked = torch.cat(list(tensors))
+    return stacked.to(memory_format=torch.channels_last) if stacked.dim() == 4 else stacked
+
+
+def _unstacked(layer: Layer, tensor: Tensor, place: int) -> Tensor:
+    if not layer.convolution:
+        return tensor[place].detach().clone()
+    rows = layer.outputs
+    return tensor[place * rows : (place + 1) * rows].detach().clone().contiguous()

@@ -1,0 +1,287 @@
+"""Images to shards and back, and what is said of folders that are not shards."""
+
+import gzip
+import io
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raytransfer.data import shards as shards_module
+from raytransfer.data.manifest import (
+    demo_shards,
+    mean_colour,
+    mean_image,
+    read_labels,
+    read_manifest,
+)
+from raytransfer.data.plan import plan_stream
+from raytransfer.data.reader import Images, read_locally
+from raytransfer.data.shards import prepare
+from raytransfer.errors import UserError
+
+NUMBERS = {"seed": 0, "batch": 8, "steps": 3, "validate_every": 2}
+
+
+def write_idx(path, array, zipped):
+    data = struct.pack(">BBBB", 0, 0, 8, array.ndim)
+    data += struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    if zipped:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
+    else:
+        path.write_bytes(data)
+
+
+@pytest.fixture
+def idx(tmp_path):
+    """A folder of IDX files: 330 training and 60 validation images of 6x5 pixels, 3 classes."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for stem, n, zipped in (("train", 330, True), ("t10k", 60, False)):
+        images = random.integers(0, 256, (n, 6, 5), dtype=np.uint8)
+        write_idx(folder / f"{stem}-images-idx3-ubyte", images, zipped)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 3, zipped)
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree of photographs of several sizes: 2 classes, 6 training and 2 validation images each."""
+    folder = tmp_path / "tree"
+    random = np.random.default_rng(1)
+    for split, n in (("train", 6), ("val", 2)):
+        for name in ("owl", "cat"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = random.integers(0, 256, (1, 1, 3), dtype=np.uint8)
+                pixels = np.broadcast_to(pixels, (20 + i, 30, 3))
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def pixels_of(manifest, split):
+    images = Images(manifest, split, tuple(range(len(manifest.classes))))
+    return images.read(np.arange(len(images.labels))), images.labels
+
+
+def test_idx_files_come_back_pixel_by_pixel(idx, tmp_path):
+    manifest = prepare(idx, tmp_path / "out", class_names=["a", "b", "c"])
+    assert manifest == read_manifest(tmp_path / "out")
+    assert manifest.classes == ("a", "b", "c")
+    assert manifest.train_counts == (110, 110, 110)
+    assert (manifest.channels, manifest.height, manifest.width) == (1, 6, 5)
+    data = gzip.decompress((idx / "train-images-idx3-ubyte.gz").read_bytes())
+    original = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 6, 5)
+    stored, labels = pixels_of(manifest, "train")
+    assert np.array_equal(labels, read_labels(manifest, "train"))
+    assert not np.array_equal(labels, np.arange(330) % 3)  # written in random order
+    for label in range(3):
+        one = {image.tobytes() for image in stored[labels == label]}
+        assert one == {image.tobytes() for image in original[label::3]}
+    mean = original[np.arange(330) % 3 > 0].mean(axis=0)
+    assert np.allclose(mean_image(manifest, [1, 2], 6, 5)[0], mean, atol=1e-3)
+    assert np.allclose(mean_colour(manifest, [1, 2]), mean.mean(), atol=1e-3)
+
+
+def test_several_shards_are_read_as_one(idx, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "SHARD", 130)
+    manifest = prepare(idx, tmp_path / "many")
+    assert [file.rows for file in manifest.train] == [130, 130, 70]
+    monkeypatch.undo()
+    one = prepare(idx, tmp_path / "one")
+    for split in ("train", "val"):
+        for many_part, one_part in zip(
+            pixels_of(manifest, split), pixels_of(one, split), strict=True
+        ):
+            assert np.array_equal(many_part, one_part)
+    images = Images(manifest, "train", (0, 2))
+    assert images.groups.max() == 2 + 2 + 1 - 1
+    every, labels = pixels_of(one, "train")
+    rows = np.array([200, 3, 3, 100])
+    assert np.array_equal(images.read(rows), every[np.flatnonzero(labels != 1)[rows]])
+
+
+def test_a_large_task_is_decoded_as_it_is_used(idx, tmp_path, monkeypatch):
+    manifest = prepare(idx, tmp_path / "out")
+    kept, _ = pixels_of(manifest, "train")
+    monkeypatch.setattr("raytransfer.data.reader.DECODED_BYTES", 0)
+    monkeypatch.setattr("raytransfer.data.reader.ENCODED_BYTES", 0)
+    used, _ = pixels_of(manifest, "train")
+    assert np.array_equal(kept, used)
+
+
+def test_images_a_class_can_be_limited(idx, tmp_path):
+    manifest = prepare(idx, tmp_path / "out", train_per_class=7, val_per_class=3)
+    assert manifest.train_counts == (7, 7, 7)
+    assert manifest.val_counts == (3, 3, 3)
+    with pytest.raises(UserError, match="class 0 has 20 images, fewer than the 21"):
+        prepare(idx, tmp_path / "more", val_per_class=21)
+
+
+def test_a_tree_is_warped_to_squares(tree, tmp_path):
+    manifest = prepare(tree, tmp_path / "out", size=16)
+    assert manifest.classes == ("cat", "owl")
+    assert (manifest.channels, manifest.height, manifest.width) == (3, 16, 16)
+    stored, labels = pixels_of(manifest, "train")
+    means = sorted(stored[labels == 1].mean(axis=(2, 3)).tolist())
+    colours = [np.asarray(Image.open(p))[0, 0] for p in (tree / "train" / "owl").iterdir()]
+    assert np.allclose(means, sorted(c.tolist() for c in colours), atol=3)
+
+
+def test_a_tree_is_kept_byte_by_byte(tree, tmp_path):
+    manifest = prepare(tree, tmp_path / "out")
+    assert (manifest.height, manifest.width) == (None, None)
+    table = shards_module.pq.ParquetFile(tmp_path / "out" / manifest.val[0].name).read()
+    for row in table.to_pylist():
+        assert row["image"] == (tree / row["key"]).read_bytes()
+        assert (row["width"], row["height"]) == Image.open(io.BytesIO(row["image"])).size
+        assert row["class_name"] == row["key"].split("/")[1] == manifest.classes[row["label"]]
+    with pytest.raises(UserError, match="differ in size"):
+        plan_stream(str(tmp_path / "out"), (0, 1), **NUMBERS)
+
+
+def test_unreadable_images_are_named_and_counted(tree, tmp_path):
+    (tree / "train" / "cat" / "bad.jpg").write_text("no image")
+    whole = (tree / "train" / "cat" / "0.png").read_bytes()
+    (tree / "train" / "cat" / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="2 of 18 images .* more than the share of 0.001"):
+        prepare(tree, tmp_path / "out", size=8)
+    manifest = prepare(tree, tmp_path / "out", size=8, max_bad=0.5)
+    assert manifest.quarantined == 2
+    assert manifest.train_counts == (6, 6)
+    lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    reasons = {bad["key"]: bad["reason"] for bad in map(json.loads, lines)}
+    assert reasons.keys() == {"train/cat/bad.jpg", "train/cat/half.png"}
+    assert reasons["train/cat/bad.jpg"] == "not an image"
+
+
+def test_preparing_again_changes_nothing(idx, tmp_path):
+    first = prepare(idx, tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert prepare(idx, tmp_path / "out") == first
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in times} == {
+        "manifest.json",
+        "means.npy",
+        "train-00000-of-00001.parquet",
+        "val-00000-of-00001.parquet",
+    }
+    with pytest.raises(UserError, match="made otherwise \\(seed differ"):
+        prepare(idx, tmp_path / "out", seed=1)
+
+
+def test_an_interrupted_prepare_is_begun_anew(idx, tmp_path):
+    def interrupt(done, total):
+        if done > 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(idx, tmp_path / "out", progress=interrupt)
+    with pytest.raises(UserError, match="unfinished: run the same"):
+        read_manifest(tmp_path / "out")
+    again = prepare(idx, tmp_path / "out")
+    assert again.digest == prepare(idx, tmp_path / "other").digest
+
+
+def test_what_is_no_source_is_refused(tmp_path, idx, tree):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="no folder"):
+        prepare(tmp_path / "nowhere", out)
+    with pytest.raises(UserError, match="neither IDX files"):
+        prepare(tmp_path, out)
+    with pytest.raises(UserError, match="3 classes: give as many"):
+        prepare(idx, out, class_names=["a", "b"])
+    with pytest.raises(UserError, match="give no class names"):
+        prepare(tree, out, class_names=["a", "b"])
+    (idx / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x09")
+    with pytest.raises(UserError, match="not a whole IDX file"):
+        prepare(idx, out)
+    (idx / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(UserError, match="lacks t10k-labels"):
+        prepare(idx, out)
+    shutil.rmtree(tree / "val" / "owl")
+    with pytest.raises(UserError, match="differ: owl is in one"):
+        prepare(tree, out)
+    (tree / "val" / "owl").mkdir()
+    with pytest.raises(UserError, match=r"owl is empty"):
+        prepare(tree, out)
+    shutil.rmtree(tree / "val")
+    with pytest.raises(UserError, match="no folder val"):
+        prepare(tree, out)
+    assert not out.exists()
+
+
+def test_a_foreign_folder_is_left_alone(idx, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(UserError, match="not empty and holds no shards"):
+        prepare(idx, tmp_path / "mine")
+    with pytest.raises(UserError, match="is a file"):
+        prepare(idx, tmp_path / "mine" / "thesis.txt")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_what_is_not_shards_is_refused(idx, tmp_path):
+    with pytest.raises(UserError, match="There is no folder .*nowhere"):
+        read_manifest(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty is empty"):
+        read_manifest(tmp_path / "empty")
+    with pytest.raises(UserError, match="idx holds no manifest.json"):
+        read_manifest(idx)
+    with pytest.raises(UserError, match="is a file"):
+        read_manifest(idx / "t10k-labels-idx1-ubyte")
+    out = tmp_path / "out"
+    manifest = prepare(idx, out)
+    shard = out / manifest.val[0].name
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="damaged, val-00000-of-00001.parquet has"):
+        read_manifest(out)
+    shard.unlink()
+    with pytest.raises(UserError, match="incomplete, val-00000-of-00001.parquet is missing"):
+        read_manifest(out)
+    (out / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be read as a manifest"):
+        read_manifest(out)
+    (out / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="another format"):
+        read_manifest(out)
+
+
+def test_impossible_plans_are_refused(idx, tmp_path):
+    out = str(tmp_path / "out")
+    prepare(idx, out)
+    for classes, changes, message in (
+        ((0, 3), {}, "no class 3 in .* classes 0 to 2"),
+        ((1, 0), {}, "increasing order"),
+        ((), {}, "increasing order"),
+        ((0,), {"workers": 3}, "8 images cannot be shared evenly by 3"),
+        ((0,), {"steps": 0}, "steps and validate_every are 1 or more"),
+        ((0,), {"start_step": 4}, "start_step is 0 to steps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plan_stream(out, classes, **{**NUMBERS, **changes})
+
+
+def test_shards_replaced_under_a_plan_are_refused(idx, tmp_path):
+    out = tmp_path / "out"
+    prepare(idx, out)
+    plan = plan_stream(str(out), (0, 1), **NUMBERS)
+    shutil.rmtree(out)
+    prepare(idx, out, seed=1)
+    with pytest.raises(UserError, match="replaced since"):
+        next(read_locally(plan))
+
+
+def test_the_package_carries_images_and_their_licence():
+    manifest = read_manifest(demo_shards())
+    assert manifest.classes[0] == "T-shirt/top"
+    assert manifest.classes[9] == "Ankle boot"
+    assert manifest.train_counts == (1000,) * 10
+    assert manifest.val_counts == (500,) * 10
+    assert "Zalando SE" in (demo_shards() / "LICENSE").read_text()

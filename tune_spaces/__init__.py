@@ -1,0 +1,1 @@
+"""Spaces: each module yields the treatments of one study."""
