@@ -44,9 +44,12 @@ def test_the_order_is_the_one_of_old():
     assert uniforms(0, "crop", np.array([0, 10**12]), 2).tolist() == GOLDEN_UNIFORMS
 
 
-GOLDEN_ORDER = []
-GOLDEN_PERMUTATION = []
-GOLDEN_UNIFORMS = []
+GOLDEN_ORDER = [9, 3, 4, 1, 8, 7, 0, 5, 2, 6]
+GOLDEN_PERMUTATION = [5, 3, 2, 7, 1, 6, 4, 0]
+GOLDEN_UNIFORMS = [
+    [0.43850981025406033, 0.5835610239935736],
+    [0.8432677691745253, 0.3133446487235467],
+]
 
 
 def test_a_batch_of_a_large_data_set_touches_few_row_groups():
@@ -78,7 +81,7 @@ def test_shares_of_a_partial_batch_cover_it_once():
 
 
 def test_an_uneven_batch_is_refused():
-    with pytest.raises(UserError, match="100 images .* by 3 workers"):
+    with pytest.raises(UserError, match=r"100 images .* by 3 workers"):
         check_batch(100, 3)
 
 

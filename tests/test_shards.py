@@ -44,13 +44,14 @@ def idx(tmp_path):
     for stem, n, zipped in (("train", 330, True), ("t10k", 60, False)):
         images = random.integers(0, 256, (n, 6, 5), dtype=np.uint8)
         write_idx(folder / f"{stem}-images-idx3-ubyte", images, zipped)
-        write_idx(folder / f"{stem}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 3, zipped)
+        labels = (np.arange(n) % 3).astype(np.uint8)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", labels, zipped)
     return folder
 
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree of photographs of several sizes: 2 classes, 6 training and 2 validation images each."""
+    """A tree of images of several sizes: 2 classes of 6 training and 2 validation images."""
     folder = tmp_path / "tree"
     random = np.random.default_rng(1)
     for split, n in (("train", 6), ("val", 2)):
@@ -148,7 +149,7 @@ def test_unreadable_images_are_named_and_counted(tree, tmp_path):
     (tree / "train" / "cat" / "bad.jpg").write_text("no image")
     whole = (tree / "train" / "cat" / "0.png").read_bytes()
     (tree / "train" / "cat" / "half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="2 of 18 images .* more than the share of 0.001"):
+    with pytest.raises(UserError, match=r"2 of 18 images .* more than the share of 0.001"):
         prepare(tree, tmp_path / "out", size=8)
     manifest = prepare(tree, tmp_path / "out", size=8, max_bad=0.5)
     assert manifest.quarantined == 2
@@ -226,12 +227,12 @@ def test_a_foreign_folder_is_left_alone(idx, tmp_path):
 
 
 def test_what_is_not_shards_is_refused(idx, tmp_path):
-    with pytest.raises(UserError, match="There is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"There is no folder .*nowhere"):
         read_manifest(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty is empty"):
         read_manifest(tmp_path / "empty")
-    with pytest.raises(UserError, match="idx holds no manifest.json"):
+    with pytest.raises(UserError, match=r"idx holds no manifest.json"):
         read_manifest(idx)
     with pytest.raises(UserError, match="is a file"):
         read_manifest(idx / "t10k-labels-idx1-ubyte")
@@ -240,10 +241,10 @@ def test_what_is_not_shards_is_refused(idx, tmp_path):
     shard = out / manifest.val[0].name
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match="damaged, val-00000-of-00001.parquet has"):
+    with pytest.raises(UserError, match=r"damaged, val-00000-of-00001.parquet has"):
         read_manifest(out)
     shard.unlink()
-    with pytest.raises(UserError, match="incomplete, val-00000-of-00001.parquet is missing"):
+    with pytest.raises(UserError, match=r"incomplete, val-00000-of-00001.parquet is missing"):
         read_manifest(out)
     (out / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be read as a manifest"):

@@ -65,7 +65,7 @@ def transplant(
     return weights
 
 
-def weights_sha256(weights: Mapping[str, Tensor], layers: int = 8) -> str:
+def layers_sha256(weights: Mapping[str, Tensor], layers: int) -> str:
     """Hash of the tensors of the first `layers` layers: names, shapes and bytes."""
     digest = hashlib.sha256()
     for number in range(1, layers + 1):
@@ -119,9 +119,7 @@ class Network(nn.Module):
                 continue
             weight, bias = (self.get_parameter(name) for name in layer_names(number))
             if layer.convolution:
-                x = F.conv2d(
-                    x, weight, bias, layer.stride, layer.padding, groups=layer.groups
-                )
+                x = F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=layer.groups)
             else:
                 x = F.linear(x.flatten(1), weight, bias)
             x = after_weights(layer, x)

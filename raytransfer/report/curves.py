@@ -63,15 +63,15 @@ def curves_figure(results: Results) -> go.Figure | None:
     figure.update_layout(
         template="none",
         height=680,
-        margin={"l": 62, "r": 14, "t": 34, "b": 48},
+        margin={"l": 46, "r": 14, "t": 34, "b": 48},
         hovermode="closest",
         hoverlabel={"align": "left"},
-        legend={"orientation": "h", "x": 0, "y": -0.1, "yanchor": "top"},
+        legend={"orientation": "h", "x": 0, "y": -0.15, "yanchor": "top"},
     )
     figure.update_xaxes(
         zeroline=False, showgrid=False, ticks="outside", ticklen=4, rangemode="tozero"
     )
-    figure.update_xaxes(title_text="steps", row=2)
+    figure.update_xaxes(title_text="steps", title_font_size=13, title_standoff=8, row=2)
     figure.update_yaxes(automargin=True, nticks=7, zeroline=False)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
     return figure

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from raytransfer.results import text
-from raytransfer.results.statistics import Cell, Estimate, Group, Summary, changes, group_of
+from raytransfer.results.intervals import Estimate
+from raytransfer.results.statistics import Cell, Group, Summary, changes
 from raytransfer.results.table import SERIES, Results, series_of
 from raytransfer.study.treatment import LAYERS
 
@@ -27,7 +28,7 @@ class Look:
 
 
 LOOKS: dict[str, Look] = {
-    "base": Look("#7a828e", "circle", "solid", "base"),
+    "base": Look("#7a828e", "circle", "solid", "trained from scratch"),
     "BnB": Look("#2563c9", "square", "solid", "selffer, frozen"),
     "BnB+": Look("#3ea3e8", "diamond", "dash", "selffer, fine-tuned"),
     "AnB": Look("#cf3f2e", "triangle-up", "solid", "transfer, frozen"),
@@ -50,8 +51,8 @@ def figure_2(results: Results, summary: Summary) -> list[View]:
     """Every network and the means, against n: top-1, and the change against the own base."""
     views = []
     for group in summary.groups.values():
-        for part in group.studied:
-            rows = _finished(results, part, group)
+        for part in (part for part in group.studied if part.networks):
+            rows = _finished(results, part)
             for relative in (False, True):
                 if relative and not any(c.change for c in _cells(part)):
                     continue
@@ -80,13 +81,14 @@ def figure_3(results: Results, summary: Summary) -> go.Figure | None:
             lines.append((f"{group.name}: {look.meaning} ({series})", look, group, series))
     if len(lines) < 2 and not any(series == "RnB" for *_, series in lines):
         return None
-    figure = go.Figure()
+    title = "change against the own base, points"
+    figure = make_subplots(rows=1, cols=1, subplot_titles=(title,))
     gained = changes(results.networks, summary.statistic)
     for place, (name, look, group, series) in enumerate(lines):
         changed = _estimates(group, series, relative=True)
         rows = [
             row
-            for row in _finished(results, group, group)
+            for row in _finished(results, group)
             if series_of(row) == series and row["treatment"] in gained
         ]
         offset = _offset(place, len(lines))
@@ -107,20 +109,21 @@ def figure_3(results: Results, summary: Summary) -> go.Figure | None:
         figure.add_trace(_means(changed, look, name, name, relative=True))
     _finish(figure, height=480)
     figure.update_xaxes(_layers_axis(base=False))
-    figure.update_yaxes(title_text="change against the own base, points", zeroline=True)
+    figure.update_yaxes(zeroline=True)
     return figure
 
 
 def _networks_and_means(
     rows: Sequence[Row], group: Group, summary: Summary, relative: bool
 ) -> go.Figure:
+    measure = "change against the own base, points" if relative else "top-1, %"
     figure = make_subplots(
         rows=2,
         cols=1,
         shared_xaxes=True,
         vertical_spacing=0.09,
         row_heights=[0.54, 0.46],
-        subplot_titles=("each network", "means, with 95 % intervals"),
+        subplot_titles=(f"each network: {measure}", f"means, 95 % intervals: {measure}"),
     )
     gained = changes(rows, summary.statistic)
     shown = [s for s in SERIES if s in group.series and not (relative and s == "base")]
@@ -134,6 +137,8 @@ def _networks_and_means(
             if series_of(row) == series and (not relative or row["treatment"] in gained)
         ]
         name = f"{series} ({look.meaning})" if series != "base" else "base"
+        # The paper keeps untrained filters for its Figure 3: they would flatten all the rest.
+        visible = "legendonly" if series == "RnB" and len(shown) > 2 else True
         figure.add_trace(
             go.Scatter(
                 x=[row["n"] + offset for row in mine],
@@ -143,7 +148,7 @@ def _networks_and_means(
                 ],
                 text=[_network_hover(row, group, gained, summary) for row in mine],
                 mode="markers",
-                marker=_marker(look, size=9, opacity=0.85),
+                marker=_marker(look, size=8, opacity=0.7),
                 hovertemplate="%{text}<extra></extra>",
                 name=name,
                 legendgroup=series,
@@ -156,6 +161,7 @@ def _networks_and_means(
         _add_band(figure, cells, look, series, row=2, scale=1 if relative else 100)
         figure.add_trace(_means(cells, look, name, series, relative), row=2, col=1)
         figure.data[-1].showlegend = False
+        figure.update_traces(visible=visible, selector={"legendgroup": series})
     base = group.series.get("base", {}).get(0)
     if base and not relative:
         for row_number in (1, 2):
@@ -169,8 +175,7 @@ def _networks_and_means(
     _finish(figure, height=720)
     figure.update_xaxes(_layers_axis(base=not relative))
     figure.update_xaxes(title_text=None, showticklabels=True, row=1)
-    unit = "change, points" if relative else "top-1, %"
-    figure.update_yaxes(title_text=unit, zeroline=relative)
+    figure.update_yaxes(zeroline=relative)
     return figure
 
 
@@ -183,17 +188,9 @@ def _estimates(group: Group, series: str, relative: bool) -> dict[int, Estimate]
     return {n: value for n, value in found.items() if value is not None}
 
 
-def _finished(results: Results, part: Group, group: Group) -> list[Row]:
-    """The finished networks of a group, or of its part that has one target only."""
-    targets = {part.name: target for target, part in group.targets.items()}
-    only = targets.get(part.name)
-    return [
-        row
-        for row in results.networks
-        if row["state"] == "finished"
-        and group_of(row) == group.name
-        and only in (None, row["target"])
-    ]
+def _finished(results: Results, group: Group) -> list[Row]:
+    ids = set(group.networks)
+    return [row for row in results.networks if row["treatment"] in ids]
 
 
 def _offset(place: int, count: int) -> float:
@@ -325,11 +322,12 @@ def _finish(figure: go.Figure, height: int) -> None:
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 62, "r": 14, "t": 34, "b": 48},
+        margin={"l": 46, "r": 14, "t": 34, "b": 48},
         hovermode="closest",
         hoverlabel={"align": "left"},
-        legend={"orientation": "h", "x": 0, "y": -0.1, "yanchor": "top", "title_text": ""},
+        legend={"orientation": "h", "x": 0, "y": -68 / (height - 180), "yanchor": "top"},
     )
+    figure.update_xaxes(title_font_size=13, title_standoff=8)
     figure.update_xaxes(zeroline=False, showgrid=False, ticks="outside", ticklen=4)
     figure.update_yaxes(automargin=True, nticks=8, zerolinewidth=1.5)
     for annotation in figure.layout.annotations:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from raytransfer.results import text
-from raytransfer.results.statistics import STATISTICS, Boost, Estimate, Group, Summary
+from raytransfer.results.intervals import Estimate
+from raytransfer.results.statistics import STATISTICS, Boost, Group, Summary
 
 CONFOUND = (
     "The unpaired columns compare means over whatever tasks were run: where the fine-tuned "
@@ -53,12 +54,12 @@ def transfer(group: Group) -> str:
     if not changes:
         return ""
     first, last = min(changes), max(changes)
-    ends = f"{points(changes[first])} at n = {first}"
+    ends = f"{points(changes[first])} points at n = {first}"
     if last != first:
         ends += f" and {points(changes[last])} at n = {last}"
     return (
-        f"Frozen features of another task (AnB, {group.name}) change top-1 against the own base "
-        f"by {ends} points; {_decided(changes)}."
+        f"Frozen features of another task (AnB, {group.name}) change top-1 against the network's "
+        f"own base by {ends}: {_decided(changes)}."
     )
 
 
@@ -70,12 +71,12 @@ def selffer(group: Group) -> str:
     worst = min(changes, key=lambda n: changes[n].mean)
     if changes[worst].mean >= 0:
         return (
-            f"The own features, frozen (BnB, {group.name}), cost nothing on the mean at any n "
-            f"measured; {_decided(changes)}."
+            f"A network's own features, frozen (BnB, {group.name}), cost nothing on average at any "
+            f"n measured: {_decided(changes)}."
         )
     return (
-        f"The own features, frozen (BnB, {group.name}), do worst at n = {worst}: "
-        f"{points(changes[worst])} points against the own base; {_decided(changes)}."
+        f"A network's own features, frozen (BnB, {group.name}), do worst at n = {worst}, "
+        f"{points(changes[worst])} points against the base: {_decided(changes)}."
     )
 
 
@@ -90,8 +91,8 @@ def _untrained(group: Group) -> str:
     else:
         who, margin = "untrained filters beat another task's features", negated(value)
     return (
-        f"At n = {last} {who} by {points(margin)} points{_verdict(value)}. The difference "
-        f"AnB - RnB over all n: {_decided(over)}."
+        f"At n = {last} {who} by {points(margin)} points{_verdict(value)}. Transferred against "
+        f"untrained, n by n: {_decided(over)}."
     )
 
 
@@ -122,8 +123,8 @@ def dissimilar(summary: Summary) -> str:
     n = max(set.intersection(*(set(changes) for changes in deepest.values())), default=None)
     if n is None:
         return ""
-    said = ", ".join(f"{name} {points(changes[n])}" for name, changes in deepest.items())
-    return f"By split, frozen transfer of {n} layers changes top-1 by (points): {said}."
+    said = ", ".join(f"{points(changes[n])} for {name}" for name, changes in deepest.items())
+    return f"Frozen transfer of {n} layers (AnB) changes top-1, in points, by {said}."
 
 
 def boost_sentence(boosts: tuple[Boost, ...]) -> str:
@@ -167,14 +168,14 @@ def _decided(changes: Mapping[int, Estimate]) -> str:
     open_ = [n for n, value in changes.items() if value.low is not None and not value.decides]
     said = []
     if worse:
-        said.append(f"is below 0 by more than its interval at n = {_listed(worse)}")
+        said.append(f"worse beyond the interval at n = {_listed(worse)}")
     if better:
-        said.append(f"is above 0 by more than its interval at n = {_listed(better)}")
+        said.append(f"better beyond the interval at n = {_listed(better)}")
     if open_:
-        said.append(f"is not decided at n = {_listed(open_)}, where the interval covers 0")
+        said.append(f"not decided at n = {_listed(open_)}, where the interval covers 0")
     if alone:
-        said.append(f"has no interval at n = {_listed(alone)}, with one pair each")
-    return "it " + "; it ".join(said) if said else "nothing is decided"
+        said.append(f"not decided at n = {_listed(alone)}, with one pair and so no interval")
+    return "; ".join(said)
 
 
 def _listed(ns: list[int]) -> str:

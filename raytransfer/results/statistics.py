@@ -6,16 +6,19 @@ A network is paired with its own base (same split, target and seed), a transfer 
 selffer of the same split, target, seed and n: what these share cancels in the difference.
 """
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-from scipy import stats
-
 from raytransfer.errors import UserError
+from raytransfer.results.intervals import (
+    CONFIDENCE,
+    Estimate,
+    clustered,
+    difference,
+    estimate,
+)
 from raytransfer.results.table import SERIES, STATES, Results, series_of
 from raytransfer.study.treatment import LAYERS
 
@@ -24,7 +27,6 @@ STATISTICS: dict[str, str] = {
     "top1": "final validation top-1",
     "top1_best10": "mean of the ten highest validation top-1 (the paper's statistic)",
 }
-CONFIDENCE = 0.95
 RANGES = ((1, 7), (3, 7), (5, 7))
 """The layers that Table 1 averages over, first and last n (paper, table 1)."""
 
@@ -32,22 +34,6 @@ COMPARISONS = (("AnB+", "base"), ("AnB+", "BnB+"), ("BnB+", "base"))
 """Table 1's two rows, and a third that shows what its unpaired numbers confound."""
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n networks (or pairs), its interval and its standard deviation."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-    sd: float | None
-
-    @property
-    def decides(self) -> bool:
-        """Whether the interval leaves out 0: the sign of a difference is known."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -199,47 +185,6 @@ def changes(rows: Sequence[Row], statistic: Statistic = "top1") -> dict[str, flo
     }
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and Student's t interval of independent values; None of no values."""
-    return clustered(values, range(len(values)))
-
-
-def clustered(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | None:
-    """The mean of all values, with an interval that takes only clusters for independent.
-
-    With one value a cluster, or as many in each, this is Student's t over the clusters' means.
-    """
-    if not values:
-        return None
-    mean = math.fsum(values) / len(values)
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    residuals: dict[Hashable, float] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        residuals[cluster] = residuals.get(cluster, 0.0) + value - mean
-    count = len(residuals)
-    if count < 2:
-        return Estimate(mean, None, None, len(values), sd)
-    total = math.fsum(residual**2 for residual in residuals.values())
-    error = math.sqrt(total * count / (count - 1)) / len(values)
-    return _with_interval(mean, error, count - 1, len(values), sd)
-
-
-def difference(values: Sequence[float], others: Sequence[float]) -> Estimate | None:
-    """Mean of `values` minus mean of `others`, with Welch's interval; n counts `values`."""
-    first, second = estimate(values), estimate(others)
-    if first is None or second is None:
-        return None
-    mean = first.mean - second.mean
-    if first.sd is None or second.sd is None:
-        return Estimate(mean, None, None, first.n, first.sd)
-    parts = [e.sd**2 / e.n for e in (first, second) if e.sd is not None]
-    error = math.sqrt(sum(parts))
-    spread = sum(part**2 / (e.n - 1) for part, e in zip(parts, (first, second), strict=True))
-    # Two samples without any spread have no degrees of freedom to compute, and need none.
-    degrees = error**4 / spread if spread else 1.0
-    return _with_interval(mean, error, degrees, first.n, first.sd)
-
-
 def summarise(results: Results, statistic: Statistic = "top1") -> Summary:
     """The statistics of a study, over its finished networks.
 
@@ -264,11 +209,6 @@ def summarise(results: Results, statistic: Statistic = "top1") -> Summary:
         ),
         groups={key: _group(_title(key), rows, statistic) for key, rows in groups.items()},
     )
-
-
-def _with_interval(mean: float, error: float, degrees: float, n: int, sd: float | None) -> Estimate:
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
-    return Estimate(mean, mean - reach, mean + reach, n, sd)
 
 
 def _title(key: str) -> str:

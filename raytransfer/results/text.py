@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raytransfer.results.statistics import STATISTICS, Boost, Estimate, Group, Summary
+from raytransfer.results.intervals import Estimate
+from raytransfer.results.statistics import STATISTICS, Boost, Group, Summary
 from raytransfer.results.table import SERIES
 from raytransfer.study.treatment import LAYERS
 

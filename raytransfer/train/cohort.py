@@ -147,7 +147,7 @@ class CohortTrainer:
                 module(inputs[task], shared[task], positions)
                 for (task, _), module in zip(self.stacks, self.modules, strict=True)
             ]
-        return torch.cat(parts).float() if len(parts) > 1 else parts[0].float()
+        return torch.cat(parts).float()
 
     def step(
         self, step: int, images: Tensor, labels: Tensor, positions: Tensor, draws: Tensor

@@ -1,0 +1,228 @@
+"""A study from its space to its last row: plan it, hold its lease, run its waves."""
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raytransfer import __version__
+from raytransfer.data.manifest import Manifest, read_manifest
+from raytransfer.errors import UserError
+from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
+from raytransfer.results.table import Results
+from raytransfer.schedule.cluster import Device, Layout, layout_for, ray_session
+from raytransfer.schedule.cost import networks_that_fit
+from raytransfer.schedule.progress import display
+from raytransfer.schedule.trials import StudyJob, run_wave
+from raytransfer.study.plan import Plan, make_plan
+from raytransfer.study.recipe import Recipe
+from raytransfer.study.space import Space
+from raytransfer.study.split import Split, make_split
+
+MEMORY_SHARE = 0.5
+"""Share of a machine's memory that a cohort may fill, as activations are only estimated."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready to run: every setting checked, nothing started, nothing written."""
+
+    space: Space
+    recipe: Recipe
+    manifest: Manifest
+    splits: dict[str, Split]
+    layout: Layout
+    plan: Plan
+
+
+def prepare_study(
+    space: Space,
+    data: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    workers: int | None = None,
+    networks_per_trial: int | None = None,
+    device: Device = "auto",
+) -> Prepared:
+    """Check everything that a study needs and plan it. Raises UserError for what cannot be.
+
+    recipe: the space's own if None. workers: training processes of a trial; None for one a core, or
+    one GPU. networks_per_trial: None for as many as memory holds.
+    """
+    recipe = recipe or space.recipe
+    manifest = read_manifest(data)
+    names = dict.fromkeys(treatment.split for treatment in space.treatments)
+    splits = {name: make_split(name, manifest.classes, space.splits) for name in names}
+    if networks_per_trial is not None and networks_per_trial < 1:
+        raise UserError(f"--networks-per-trial is 1 or more, or auto, not {networks_per_trial}.")
+    layout = layout_for(device, workers)
+    if recipe.batch % layout.workers:
+        raise UserError(
+            f"A batch of {recipe.batch} images cannot be shared evenly by {layout.workers} "
+            "workers: set --batch or --workers."
+        )
+    most_classes = max(len(split.classes("AB")) for split in splits.values())
+    plan = make_plan(
+        space.treatments,
+        networks_per_trial=networks_per_trial,
+        networks_per_cohort=networks_that_fit(
+            recipe, manifest.channels, most_classes, layout.workers, _memory(layout)
+        ),
+        trials_at_once=layout.trials_at_once,
+    )
+    return Prepared(space, recipe, manifest, splits, layout, plan)
+
+
+def _memory(layout: Layout) -> int:
+    """Bytes that a training process may fill."""
+    if layout.device == "cuda" and torch.cuda.is_available():
+        return int(MEMORY_SHARE * torch.cuda.mem_get_info()[1])
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(MEMORY_SHARE * total / layout.workers)
+
+
+def run_study(
+    prepared: Prepared, root: str | Path, *, deterministic: bool = False, show: bool = True
+) -> Results:
+    """Train every network of the study that is not finished yet, and return all results.
+
+    root: the study's folder, a path or URI. The same call again trains only what is left. show:
+    whether to draw a progress display on the terminal. Raises UserError when the folder holds
+    another study, is being written by another driver, or a trial fails for good.
+    """
+    folder = StudyFolder(root)
+    _claim(folder, prepared)
+    job = StudyJob(
+        study=folder.uri,
+        shards=_absolute(prepared.manifest.folder),
+        recipe=prepared.recipe,
+        splits=prepared.splits,
+        layout=prepared.layout,
+        deterministic=deterministic,
+    )
+    with _lease(folder):
+        waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
+        if any(waves):
+            with display(folder, prepared.plan, job, show), ray_session():
+                for wave in filter(None, waves):
+                    run_wave(wave, job)
+    return read_study(root)
+
+
+def _left(folder: StudyFolder, treatments: Any) -> bool:
+    return any(folder.done(treatment) is None for treatment in treatments)
+
+
+def _absolute(shards: str) -> str:
+    return shards if "://" in shards else str(Path(shards).resolve())
+
+
+@contextmanager
+def _lease(folder: StudyFolder) -> Iterator[None]:
+    """Hold the study while the block runs."""
+    folder.acquire()
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            folder.heartbeat()
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        folder.release()
+
+
+def _claim(folder: StudyFolder, prepared: Prepared) -> None:
+    """Write what the study is, or check that the folder holds this one. Raises UserError if not."""
+    new = _description(prepared)
+    old = folder.read_json("study.json")
+    if old is None:
+        if folder.names(""):
+            raise UserError(
+                f"{folder} is not empty and holds no study; name a new folder for --study."
+            )
+        folder.write_json("study.json", new)
+        return
+    for key in ("treatments", "recipe", "splits", "data"):
+        if old.get(key) != new[key]:
+            raise UserError(
+                f"{folder} holds a study with {_difference(key, old.get(key), new[key])}; "
+                "name another folder for --study."
+            )
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    """What differs, in a few words."""
+    if key == "treatments":
+        return f"other treatments ({len(old)} there, {len(new)} asked for)"
+    changed = [
+        f"{name} {old.get(name)!r} there, {new.get(name)!r} asked for"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    return f"another {key}: {'; '.join(changed)[:300]}"
+
+
+def _description(prepared: Prepared) -> dict[str, Any]:
+    """study.json: all that the study is made from."""
+    manifest = prepared.manifest
+    return {
+        "space": prepared.space.name,
+        "treatments": [treatment.id for treatment in prepared.plan.treatments],
+        "recipe": prepared.recipe.to_json(),
+        "splits": {
+            name: {
+                "sha256": split.sha256,
+                "A": [manifest.classes[index] for index in split.a],
+                "B": [manifest.classes[index] for index in split.b],
+            }
+            for name, split in prepared.splits.items()
+        },
+        "data": {
+            "manifest_sha256": manifest.digest,
+            "classes": len(manifest.classes),
+            "training_images": sum(manifest.train_counts),
+            "validation_images": sum(manifest.val_counts),
+            "image": [manifest.channels, manifest.height, manifest.width],
+        },
+        "layout": {
+            "device": prepared.layout.device,
+            "workers": prepared.layout.workers,
+            "threads": prepared.layout.threads,
+        },
+        "versions": {
+            "raytransfer": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "ray", "pyarrow", "numpy")},
+        },
+        "git_revision": _git_revision(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the source tree that this runs from; None for an installed package."""
+    tree = Path(__file__).resolve().parents[2]
+    if not (tree / ".git").exists():
+        return None
+    answer = subprocess.run(
+        ["git", "-C", str(tree), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or None

@@ -1,0 +1,187 @@
+"""The stream gives each worker exactly what the plan says, with Ray and without."""
+
+import logging
+import threading
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from raytransfer.data.manifest import demo_shards
+from raytransfer.data.plan import plan_stream
+from raytransfer.data.reader import read_locally
+from raytransfer.data.stream import batches, dataset, execution_options
+
+# Ray warns of its own settings when it makes its own context.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+
+TASK = (0, 3, 5, 8)
+
+
+def plan(**changes):
+    """4,000 training images; 2,000 for validation, the last batch of them not full."""
+    numbers = {"seed": 1, "batch": 96, "steps": 50, "validate_every": 20, "workers": 2}
+    return plan_stream(str(demo_shards()), TASK, **{**numbers, **changes})
+
+
+def same(one, other):
+    return (
+        (one.phase, one.step, one.epoch, one.last)
+        == (other.phase, other.step, other.epoch, other.last)
+        and np.array_equal(one.images, other.images)
+        and np.array_equal(one.labels, other.labels)
+        and np.array_equal(one.positions, other.positions)
+    )
+
+
+def joined(plan):
+    """The global batches: the micro-batches of all workers put together again."""
+    return [
+        replace(
+            parts[0],
+            images=np.concatenate([part.images for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            positions=np.concatenate([part.positions for part in parts]),
+        )
+        for parts in zip(*(read_locally(plan, r) for r in range(plan.workers)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("workers", [2, 4, 32])
+def test_any_number_of_workers_reads_the_same(workers):
+    alone = joined(plan(workers=1))
+    together = joined(plan(workers=workers))
+    assert len(alone) == len(together)
+    assert all(map(same, alone, together))
+
+
+def test_small_packets_carry_the_same(monkeypatch):
+    whole = list(read_locally(plan()))
+    monkeypatch.setattr("raytransfer.data.plan.PACKET_BYTES", 100_000)
+    assert plan().batches_per_packet == 2
+    assert all(map(same, whole, read_locally(plan())))
+
+
+def test_a_run_trains_and_validates_in_turn():
+    seen = [(b.phase, b.step, b.last) for b in read_locally(plan())]
+    train = [("train", step, False) for step in range(50)]
+    val = {s: [("val", s, i == 20) for i in range(21)] for s in (20, 40, 50)}
+    assert seen == train[:20] + val[20] + train[20:40] + val[40] + train[40:] + val[50]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_validation_counts_each_image_once(workers):
+    seen = [b for b in joined(plan(workers=workers)) if b.phase == "val" and b.step == 40]
+    positions = np.concatenate([b.positions for b in seen])
+    assert np.array_equal(positions, np.arange(2000))
+    labels = Counter(np.concatenate([b.labels for b in seen]).tolist())
+    assert labels == {0: 500, 1: 500, 2: 500, 3: 500}
+    assert len({image.tobytes() for b in seen for image in b.images}) > 1990
+
+
+def test_an_epoch_of_the_stream_holds_each_image_once():
+    seen = [b for b in joined(plan()) if b.phase == "train"]
+    positions = np.concatenate([b.positions for b in seen])
+    assert np.array_equal(positions, np.arange(50 * 96))
+    images = np.concatenate([b.images for b in seen])[:4000]
+    assert len({image.tobytes() for image in images}) > 3990
+    assert Counter(np.concatenate([b.labels for b in seen])[:4000].tolist()) == dict.fromkeys(
+        range(4), 1000
+    )
+    assert [b.epoch for b in seen] == [step * 96 // 4000 for step in range(50)]
+
+
+@pytest.mark.parametrize("start", [7, 20, 49])
+def test_a_resumed_run_reads_the_tail(start):
+    whole = list(read_locally(plan(), 1))
+    first = next(i for i, b in enumerate(whole) if (b.phase, b.step) == ("train", start))
+    resumed = list(read_locally(plan(start_step=start), 1))
+    assert len(resumed) == len(whole) - first
+    assert all(map(same, whole[first:], resumed))
+
+
+def test_a_finished_run_reads_nothing():
+    assert list(read_locally(plan(start_step=50))) == []
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray of this test alone."""
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=256 * 2**20,
+    )
+    yield ray
+    ray.shutdown()
+
+
+def consume(parts, plan):
+    """What each worker gets, all workers reading at the same time."""
+    got = [[] for _ in parts]
+
+    def read(rank):
+        got[rank].extend(batches(parts[rank], plan, rank))
+
+    threads = [threading.Thread(target=read, args=(rank,)) for rank in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+def test_ray_gives_each_worker_its_part(cluster, monkeypatch):
+    monkeypatch.setattr("raytransfer.data.plan.PACKET_BYTES", 200_000)  # many packets
+    planned = plan(start_step=3)
+    assert sum(1 for _ in planned.packets()) > 20
+    got = consume(dataset(planned, num_cpus=0.5).streaming_split(2, equal=True), planned)
+    for rank in range(2):
+        expected = list(read_locally(planned, rank))
+        assert len(got[rank]) == len(expected)
+        assert all(map(same, got[rank], expected))
+
+
+def test_a_stream_out_of_order_is_refused(cluster):
+    planned = plan(workers=1)
+    blocks = list(dataset(planned).iterator().iter_batches(batch_size=1, batch_format="pyarrow"))
+    assert sum(1 for _ in batches(blocks, planned, 0)) == 50 + 3 * 21
+    with pytest.raises(RuntimeError, match="out of order"):
+        list(batches([blocks[1], blocks[0], *blocks[2:]], planned, 0))
+    with pytest.raises(RuntimeError, match="out of order"):
+        list(batches([*blocks, blocks[0]], planned, 0))
+    with pytest.raises(RuntimeError, match="ended before"):
+        list(batches(blocks[:-1], planned, 0))
+
+
+def test_ray_train_workers_get_their_parts(cluster, tmp_path):
+    from ray.train import DataConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    planned = plan(steps=30)
+
+    def worker(config):
+        from ray import train
+
+        rank = train.get_context().get_world_rank()
+        stream = batches(train.get_dataset_shard("stream"), config["plan"], rank)
+        expected = read_locally(config["plan"], rank)
+        for got, wanted in zip(stream, expected, strict=True):
+            assert np.array_equal(got.images, wanted.images)
+            assert np.array_equal(got.labels, wanted.labels)
+            assert (got.phase, got.step) == (wanted.phase, wanted.step)
+
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"plan": planned},
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="stream", storage_path=str(tmp_path)),
+        datasets={"stream": dataset(planned)},
+        dataset_config=DataConfig(execution_options=execution_options()),
+    )
+    assert trainer.fit().error is None
