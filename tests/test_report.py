@@ -209,6 +209,14 @@ def test_figures_are_drawn(tab: Page) -> None:
     assert tab.locator("#curves-plot .scatterlayer .lines path").count() >= 16
 
 
+def test_figures_offer_no_upload(tab: Page) -> None:
+    buttons = tab.locator("#figure-2-plot .modebar-btn").evaluate_all(
+        "buttons => buttons.map((button) => button.dataset.title)"
+    )
+    assert "Download plot" in buttons
+    assert not [title for title in buttons if "share" in title.lower()]
+
+
 def test_hover_shows_the_network_its_n_and_spread(tab: Page) -> None:
     hovered = tab.locator("#figure-2-plot .hoverlayer")
     tab.locator("#figure-2-plot .scatterlayer .trace .points path").first.hover(force=True)

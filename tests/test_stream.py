@@ -19,10 +19,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 TASK = (0, 3, 5, 8)
 
 
-def plan(**changes):
+def plan(classes=TASK, **changes):
     """4,000 training images; 2,000 for validation, the last batch of them not full."""
     numbers = {"seed": 1, "batch": 96, "steps": 50, "validate_every": 20, "workers": 2}
-    return plan_stream(str(demo_shards()), TASK, **{**numbers, **changes})
+    return plan_stream(str(demo_shards()), classes, **{**numbers, **changes})
 
 
 def same(one, other):
@@ -121,12 +121,12 @@ def cluster():
     ray.shutdown()
 
 
-def consume(parts, plan):
+def consume(parts, plans):
     """What each worker gets, all workers reading at the same time."""
     got = [[] for _ in parts]
 
     def read(rank):
-        got[rank].extend(batches(parts[rank], plan, rank))
+        got[rank].extend(batches(parts[rank], plans, rank))
 
     threads = [threading.Thread(target=read, args=(rank,)) for rank in range(len(parts))]
     for thread in threads:
@@ -138,17 +138,17 @@ def consume(parts, plan):
 
 def test_ray_gives_each_worker_its_part(cluster, monkeypatch):
     monkeypatch.setattr("raytransfer.data.plan.PACKET_BYTES", 200_000)  # many packets
-    planned = plan(start_step=3)
-    assert sum(1 for _ in planned.packets()) > 20
-    got = consume(dataset(planned, num_cpus=0.5).streaming_split(2, equal=True), planned)
+    planned = [plan(start_step=3), plan((1, 2), steps=25, start_step=25), plan((1, 2), steps=25)]
+    assert sum(1 for _ in planned[0].packets()) > 20
+    got = consume(dataset(planned).streaming_split(2, equal=True), planned)
     for rank in range(2):
-        expected = list(read_locally(planned, rank))
+        expected = [batch for one in planned for batch in read_locally(one, rank)]
         assert len(got[rank]) == len(expected)
         assert all(map(same, got[rank], expected))
 
 
 def test_a_stream_out_of_order_is_refused(cluster):
-    planned = plan(workers=1)
+    planned = [plan(workers=1)]
     blocks = list(dataset(planned).iterator().iter_batches(batch_size=1, batch_format="pyarrow"))
     assert sum(1 for _ in batches(blocks, planned, 0)) == 50 + 3 * 21
     with pytest.raises(RuntimeError, match="out of order"):
@@ -163,14 +163,14 @@ def test_ray_train_workers_get_their_parts(cluster, tmp_path):
     from ray.train import DataConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    planned = plan(steps=30)
+    planned = [plan(steps=30)]
 
     def worker(config):
         from ray import train
 
         rank = train.get_context().get_world_rank()
-        stream = batches(train.get_dataset_shard("stream"), config["plan"], rank)
-        expected = read_locally(config["plan"], rank)
+        stream = batches(train.get_dataset_shard("stream"), config["plans"], rank)
+        expected = read_locally(config["plans"][0], rank)
         for got, wanted in zip(stream, expected, strict=True):
             assert np.array_equal(got.images, wanted.images)
             assert np.array_equal(got.labels, wanted.labels)
@@ -178,7 +178,7 @@ def test_ray_train_workers_get_their_parts(cluster, tmp_path):
 
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"plan": planned},
+        train_loop_config={"plans": planned},
         scaling_config=ScalingConfig(num_workers=2),
         run_config=RunConfig(name="stream", storage_path=str(tmp_path)),
         datasets={"stream": dataset(planned)},

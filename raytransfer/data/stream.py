@@ -1,13 +1,13 @@
 """The stream: Ray Data reads what a plan says, in its order, for one or many workers.
 
-One execution of Ray Data serves a whole run, validation included. Each worker's part of a packet
-is one item, one task, one block and one row, in the order packet 0 for ranks 0, 1, ...; packet 1
-for ranks 0, 1, .... Ray's equal split gives each next block to the worker that has the fewest rows,
-the lowest rank first: so each worker gets its own, in order, and none is dropped. As this is
-how Ray does it and not what it promises, `batches` checks every block.
+One execution of Ray Data serves a whole trial: its cohorts in turn, validation included. Each
+worker's part of a packet is one item, one task, one block and one row, in the order packet 0 for
+ranks 0, 1, ...; packet 1 for ranks 0, 1, .... Ray's equal split gives each next block to the
+worker that has the fewest rows, the lowest rank first: so each worker gets its own, in order, and
+none is dropped. As this is how Ray does it and not what it promises, `batches` checks every block.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,21 +30,22 @@ def execution_options() -> "ExecutionOptions":
     return ExecutionOptions(preserve_order=True)
 
 
-def dataset(plan: StreamPlan, *, num_cpus: float = 1.0) -> "Dataset":
-    """What the plan reads, as a Ray data set: give it to Ray Train, or to `streaming_split`
-    with `equal=True` and `plan.workers` parts, and each part to `batches`.
+def dataset(plans: Sequence[StreamPlan], *, num_cpus: float = 1.0) -> "Dataset":
+    """What the plans read, one after the other, as a Ray data set: give it to Ray Train, or to
+    `streaming_split` with `equal=True` and one part a worker, and each part to `batches`.
 
     num_cpus: cores that Ray counts for a reading task; a part of one lets it run beside others.
     """
     from ray import data
 
     items = [
-        {**asdict(packet), "rank": rank}
+        {**asdict(packet), "rank": rank, "plan": number}
+        for number, plan in enumerate(plans)
         for packet in plan.packets()
         for rank in range(plan.workers)
     ]
     stream = data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
-        partial(_read, plan=plan),
+        partial(_read, plans=tuple(plans)),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
@@ -54,11 +55,11 @@ def dataset(plan: StreamPlan, *, num_cpus: float = 1.0) -> "Dataset":
     return stream
 
 
-def _read(block: pa.Table, plan: StreamPlan) -> pa.Table:
+def _read(block: pa.Table, plans: Sequence[StreamPlan]) -> pa.Table:
     """One item to one row: the item's own columns, pixels as bytes, labels."""
     (item,) = block.to_pylist()
-    rank = item.pop("rank")
-    images, labels = read_packet(plan, Packet(**item), rank)
+    rank, number = item.pop("rank"), item.pop("plan")
+    images, labels = read_packet(plans[number], Packet(**item), rank)
     ends = np.array([0, images.nbytes], dtype=np.int64)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(images))]
     pixels = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
@@ -68,7 +69,7 @@ def _read(block: pa.Table, plan: StreamPlan) -> pa.Table:
 
 
 def batches(
-    stream: "DataIterator | Iterable[pa.Table]", plan: StreamPlan, rank: int
+    stream: "DataIterator | Iterable[pa.Table]", plans: Sequence[StreamPlan], rank: int
 ) -> Iterator[MicroBatch]:
     """The micro-batches of worker `rank` from its part of the data set, arrays read-only.
 
@@ -79,17 +80,19 @@ def batches(
         if hasattr(stream, "iter_batches")
         else stream
     )
-    packets = plan.packets()
+    expected = ((number, packet) for number, plan in enumerate(plans) for packet in plan.packets())
     for block in blocks:
-        packet = next(packets, None)
-        got = tuple(block.select(["phase", "step", "first", "stop", "rank"]).to_pydict().values())
-        if packet is None or got != tuple([value] for value in (*astuple(packet), rank)):
+        number, packet = next(expected, (None, None))
+        columns = block.select(["phase", "step", "first", "stop", "rank", "plan"])
+        (got,) = (tuple(row.values()) for row in columns.to_pylist())
+        if number is None or packet is None or got != (*astuple(packet), rank, number):
             raise RuntimeError(
                 f"The stream is out of order: worker {rank} expected {packet} and got {got}."
             )
+        plan = plans[number]
         pixels = block["pixels"].chunk(0)[0].as_buffer()
         images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, *plan.shape)
         labels = block["labels"].chunk(0).values.to_numpy()
         yield from unpack(plan, packet, rank, images, labels)
-    if (packet := next(packets, None)) is not None:
-        raise RuntimeError(f"The stream ended before {packet} of worker {rank}.")
+    if (left := next(expected, None)) is not None:
+        raise RuntimeError(f"The stream ended before {left[1]} of worker {rank}.")

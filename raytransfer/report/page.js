@@ -58,7 +58,9 @@ function start(figure) {
     return Plotly.react(plot, data, themed(view.layout, named.length), {
       responsive: true,
       displaylogo: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      // plotly.js offers to upload the chart by default; this page sends nothing anywhere.
+      plotlyServerURL: "",
+      modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
       toImageButtonOptions: { format: "svg", filename: id },
     });
   }

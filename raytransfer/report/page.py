@@ -276,7 +276,8 @@ def _missing(summary: Summary) -> str:
         return _section("missing", "Missing cells", "Every cell of every series is filled.")
     header = ("networks of", "series", "layers n", "finished", "not finished")
     table = text.Table("Cells with fewer finished networks than planned, or none", header, rows)
-    said = f"{len(rows)} cells are empty or incomplete; nothing stands in for them."
+    some = "One cell is" if len(rows) == 1 else f"{len(rows)} cells are"
+    said = f"{some} empty or incomplete, and nothing stands in."
     return _section("missing", "Missing cells", said, _table(table))
 
 

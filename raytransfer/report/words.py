@@ -132,9 +132,12 @@ def boost_sentence(boosts: tuple[Boost, ...]) -> str:
     whole = next((b for b in boosts if (b.series, b.over, b.first) == ("AnB+", "base", 1)), None)
     if whole is None or whole.unpaired is None:
         return "There are no fine-tuned transfer networks to compare with a base."
-    said = f"Over layers 1-7, AnB+ stands {points(whole.unpaired)} points from the mean base"
+    said = (
+        f"Over layers 1-7, AnB+ stands {points(whole.unpaired)} points from the mean base"
+        f"{_verdict(whole.unpaired)}"
+    )
     if whole.paired:
-        said += f" and {points(whole.paired)} from its own base{_verdict(whole.paired)}"
+        said += f"; and {points(whole.paired)} from its own base{_verdict(whole.paired)}"
     return said + "."
 
 

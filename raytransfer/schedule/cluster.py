@@ -1,10 +1,13 @@
 """Ray for a study: its own on this machine, or the cluster that RAY_ADDRESS names."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from raytransfer.errors import UserError
 
@@ -28,24 +31,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def local_layout(device: Device, workers: int | None, gpus: int) -> Layout:
-    """The layout on this machine, which has `gpus` GPUs.
-
-    Raises UserError when there are fewer devices than workers.
-    """
+def layout_for(device: Device, workers: int | None) -> Layout:
+    """The layout on this machine. Raises UserError when there are fewer devices than workers."""
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise UserError("--device cuda asks for a GPU, and there is none; try --device cpu.")
-    chosen: Literal["cpu", "cuda"] = "cuda" if gpus and device != "cpu" else "cpu"
-    have, unit = (gpus, "GPUs") if chosen == "cuda" else (cores(), "cores")
+    chosen: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
+    have, unit = (gpus, "GPUs") if gpus else (cores(), "cores")
     if workers is not None and not 1 <= workers <= have:
         raise UserError(f"--workers is 1 to {have}, the {unit} that there are, not {workers}.")
-    if chosen == "cpu":
+    if not gpus:
         # Two processes of one thread train more than one process of two threads.
         count = workers or have
         return Layout(chosen, count, threads=max(1, have // count), trials_at_once=1)
     count = workers or 1
     at_once = max(1, gpus // count)
-    threads = max(1, cores() // (count * at_once + 1))
+    # One core is the stream's.
+    threads = max(1, (cores() - 1) // (count * at_once))
     return Layout(chosen, count, threads, at_once)
 
 
@@ -53,24 +55,24 @@ def local_layout(device: Device, workers: int | None, gpus: int) -> Layout:
 def ray_session() -> Iterator[None]:
     """Ray, quietly: the cluster of RAY_ADDRESS, or one of this machine's that ends with the study.
 
-    Ray counts one core more than there are on this machine: the stream reads beside training.
+    Of its own, Ray counts two cores more than there are: trials' drivers and the stream's readers
+    run beside training, and Ray Data waits for ever for a core that training does not leave.
     """
     # A driver under `uv run` would make every worker run uv again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Tune's new output prints boxes even where it is told to print nothing.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
             address="local",
-            num_cpus=cores() + 1,
+            num_cpus=cores() + 2,
             include_dashboard=False,
-            **quiet,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     try:
         yield

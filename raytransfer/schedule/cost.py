@@ -57,7 +57,8 @@ def cohort_multiply_adds(
     arch = architecture(recipe.network, len(splits[cohort.split].classes(cohort.target)))
     by_layer = arch.multiply_adds(channels)
     shareable = arch.first_dropout if recipe.dropout else LAYERS
-    total, prefixes = 0, {}
+    total = 0
+    prefixes: dict[tuple[str | None, int], int] = {}
     for treatment in cohort.treatments:
         frozen = treatment.frozen_layers
         shared = min(frozen, shareable)
@@ -82,7 +83,9 @@ def network_bytes(arch: Architecture, channels: int, images: int) -> int:
     return 4 * (_FLOATS_A_WEIGHT * weights + activations * images)
 
 
-def networks_that_fit(recipe: Recipe, channels: int, classes: int, workers: int, memory: int) -> int:
+def networks_that_fit(
+    recipe: Recipe, channels: int, classes: int, workers: int, memory: int
+) -> int:
     """How many networks of a cohort fit into `memory` bytes of each worker; one at least."""
     arch = architecture(recipe.network, classes)
     return max(1, memory // network_bytes(arch, channels, -(-recipe.batch // workers)))

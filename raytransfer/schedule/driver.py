@@ -21,7 +21,7 @@ from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
 from raytransfer.results.table import Results
 from raytransfer.schedule.cluster import Device, Layout, layout_for, ray_session
 from raytransfer.schedule.cost import networks_that_fit
-from raytransfer.schedule.progress import display
+from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.trials import StudyJob, run_wave
 from raytransfer.study.plan import Plan, make_plan
 from raytransfer.study.recipe import Recipe
@@ -112,7 +112,8 @@ def run_study(
     with _lease(folder):
         waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
         if any(waves):
-            with display(folder, prepared.plan, job, show), ray_session():
+            watch = Watch(folder, prepared.plan, job, prepared.manifest.channels)
+            with display(watch, show), ray_session():
                 for wave in filter(None, waves):
                     run_wave(wave, job)
     return read_study(root)

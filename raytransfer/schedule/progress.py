@@ -7,20 +7,21 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cost import cohort_multiply_adds
 from raytransfer.schedule.trials import StudyJob
 from raytransfer.study.plan import Plan
+from raytransfer.study.treatment import Treatment
 
 LOOK_SECONDS = 0.5
+SAY_SECONDS = 15.0
 
 
 class Watch:
     """Reads from the study folder how much of the work is done.
 
-    Work is counted in multiply-adds, so that a cohort of thirty networks counts as more than a base.
+    Work is counted in multiply-adds, so that a cohort of thirty counts for more than a base.
     """
 
     def __init__(self, folder: StudyFolder, plan: Plan, job: StudyJob, channels: int) -> None:
@@ -33,13 +34,24 @@ class Watch:
         }
         self.networks = len(plan.treatments)
         self.finished = 0
+        self._over: set[Treatment] = set()
         self.running: list[str] = []
 
     def done(self) -> float:
         """Share of the study's work that is done, 0 to 1."""
         work = 0.0
-        over = {t for t in self._all() if self._folder.done(t) is not None}
-        steps = {network: said["step"] for said in self._folder.progress() for network in said["networks"]}
+        over = {
+            t
+            for cohort in self._cohorts
+            for t in cohort.treatments
+            if t in self._over or self._folder.done(t) is not None
+        }
+        self._over = over
+        steps = {
+            network: said["step"]
+            for said in self._folder.progress()
+            for network in said["networks"]
+        }
         self.finished, self.running = len(over), []
         for cohort, cost in self._work.items():
             left = [t for t in cohort.treatments if t not in over]
@@ -50,10 +62,74 @@ class Watch:
             work += cost * share
         return work / sum(self._work.values())
 
-    def _all(self):
-        return (t for cohort in self._cohorts for t in cohort.treatments)
-
 
 def _names(split: str, labels: list[str]) -> str:
     shown = " ".join(labels[:4])
     return f"{split} {shown}" + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
+
+
+@contextmanager
+def display(watch: Watch, show: bool) -> Iterator[None]:
+    """A line on the terminal for as long as the block runs; a line a minute where there is none."""
+    if not show:
+        yield
+        return
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.fields[networks]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", style="dim"),
+        TextColumn("{task.fields[running]}", style="dim"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = progress.add_task("", total=1.0, networks="", left="starting Ray", running="")
+    ended = threading.Event()
+    pace = _Pace()
+
+    def look() -> None:
+        told = 0.0
+        while not ended.wait(LOOK_SECONDS):
+            share = watch.done()
+            networks = f"{watch.finished} of {watch.networks} networks"
+            running = "; ".join(watch.running)
+            left = pace.left(share)
+            progress.update(task, completed=share, networks=networks, left=left, running=running)
+            if not console.is_terminal and time.monotonic() - told > SAY_SECONDS:
+                told = time.monotonic()
+                console.print(f"{networks}, {100 * share:.0f} %, {left} {running}")
+
+    looking = threading.Thread(target=look, daemon=True)
+    with progress:
+        looking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            looking.join()
+            share = watch.done()
+            networks = f"{watch.finished} of {watch.networks} networks"
+            progress.update(task, completed=share, networks=networks, left="", running="")
+
+
+class _Pace:
+    """How long a study still takes, from what it has done since training was first seen."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+
+    def left(self, share: float) -> str:
+        """share: of the study's work that is done, 0 to 1."""
+        now = time.monotonic()
+        if self._start is None or share < self._start[1]:
+            self._start = now, share
+        since, first = self._start
+        if share == first:
+            # Nothing has been seen to move: Ray still starts.
+            self._start = now, share
+            return "starting Ray"
+        minutes, seconds = divmod(int((now - since) / (share - first) * (1 - share)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02} min left" if hours else f"{minutes}:{seconds:02} left"

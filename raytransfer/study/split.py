@@ -14,8 +14,8 @@ from raytransfer.errors import UserError
 
 IMAGENET_CLASSES = 1000
 
-# Class indices (wnids in ASCII order) that the authors call man-made: WordNet's artifact subtree and
-# 29 classes chosen by hand. The paper calls this half A (section 3); the authors' files, B.
+# Class indices (wnids in ASCII order) that are man-made: WordNet's artifact subtree and 29 classes
+# that the authors chose by hand. The paper calls this half A (section 3); the authors' files, B.
 _MAN_MADE = (*range(398, 936), *range(959, 970), 971, 999)
 
 _RANDOM = re.compile(r"random:(\d+)")

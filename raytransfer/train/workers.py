@@ -23,7 +23,10 @@ def fit(job: TrialJob) -> None:
         run_config=train.RunConfig(
             name=job.id,
             storage_path=f"{job.study}/ray",
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
+            failure_config=train.FailureConfig(
+                max_failures=0,
+                controller_failure_limit=1,  # type: ignore[call-arg]
+            ),
         ),
         datasets={"stream": dataset([cohort.stream for cohort in job.cohorts])},
         dataset_config=train.DataConfig(execution_options=execution_options()),
