@@ -17,9 +17,9 @@ from raytransfer.study.treatment import UNTRAINED, Treatment
 
 recipe = Recipe(
     network="small",
-    steps=1600,
+    steps=1250,
     batch=32,
-    validate_every=160,
+    validate_every=125,
     learning_rate=0.02,
     schedule="one-cycle",
     bias_rate=1.0,

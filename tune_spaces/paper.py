@@ -2,8 +2,8 @@
 
     raytransfer run paper --data SHARDS --study DIR --device cuda
 
-Four random splits: 8 bases; BnB frozen, of the A halves only (28); AnB frozen, both directions (56);
-BnB+ of the A halves and AnB+ onto the B halves, whole for split 0, in part for split 1 (10 each).
+Four random splits: 8 bases; frozen BnB of the A halves only (28), frozen AnB both ways (56); BnB+
+of the A halves and AnB+ onto the B halves, whole for split 0, in part for split 1 (10 each).
 Man-made against natural: 2 bases and 14 frozen transfers. All 1,000 classes: the full network and
 7 networks of untrained filters. 136 networks. (The authors' 12 bases on reduced data are another
 study.) Here the classifier has one output a class of its task; the authors' always had 1,000.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import fs
@@ -101,9 +102,15 @@ def parse_manifest(folder: str, text: str) -> Manifest:
 
 
 def locate(folder: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it of a local folder or a URI such as s3://bucket/shards."""
+    """The file system and the path in it of a local folder or a URI such as s3://bucket/shards.
+
+    Raises UserError for a URI of an unknown kind.
+    """
     if "://" in str(folder):
-        filesystem, root = fs.FileSystem.from_uri(str(folder))
+        try:
+            filesystem, root = fs.FileSystem.from_uri(str(folder))
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{folder} is no place that can be read: {error}.") from None
         return filesystem, root
     return fs.LocalFileSystem(), str(Path(folder).resolve())
 

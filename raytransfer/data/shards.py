@@ -121,6 +121,11 @@ def prepare(
     """
     if size is not None and size < 1:
         raise UserError(f"size is 1 pixel or more, not {size}.")
+    if licence is not None and not Path(licence).is_file():
+        raise UserError(f"There is no licence file {licence}.")
+    for each in (train_per_class, val_per_class):
+        if each is not None and each < 1:
+            raise UserError(f"Images of each class are 1 or more, not {each}.")
     found = read_source(source, class_names)
     if train_per_class is not None:
         found = replace(found, train=found.train.first(train_per_class, found.classes))

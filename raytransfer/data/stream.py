@@ -1,10 +1,9 @@
-"""The stream: Ray Data reads what a plan says, in its order, for one or many workers.
+"""The stream: Ray Data reads what a worker's plans say, in their order.
 
-One execution of Ray Data serves a whole trial: its cohorts in turn, validation included. Each
-worker's part of a packet is one item, one task, one block and one row, in the order packet 0 for
-ranks 0, 1, ...; packet 1 for ranks 0, 1, .... Ray's equal split gives each next block to the
-worker that has the fewest rows, the lowest rank first: so each worker gets its own, in order, and
-none is dropped. As this is how Ray does it and not what it promises, `batches` checks every block.
+One execution of Ray Data serves a worker for a whole trial: its cohorts in turn, validation
+included. Its part of a packet is one item, one task, one block and one row. Every worker runs its
+own execution, so that no splitter deals blocks out and none waits for another; that blocks come
+as planned is checked all the same.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,9 +29,9 @@ def execution_options() -> "ExecutionOptions":
     return ExecutionOptions(preserve_order=True)
 
 
-def dataset(plans: Sequence[StreamPlan], *, num_cpus: float = 1.0) -> "Dataset":
-    """What the plans read, one after the other, as a Ray data set: give it to Ray Train, or to
-    `streaming_split` with `equal=True` and one part a worker, and each part to `batches`.
+def dataset(plans: Sequence[StreamPlan], rank: int = 0, *, num_cpus: float = 1.0) -> "Dataset":
+    """What worker `rank` reads for the plans, one after the other, as a Ray data set: give it to
+    Ray Train, undivided, and what comes out to `batches`.
 
     num_cpus: cores that Ray counts for a reading task; a part of one lets it run beside others.
     """
@@ -42,7 +41,6 @@ def dataset(plans: Sequence[StreamPlan], *, num_cpus: float = 1.0) -> "Dataset":
         {**asdict(packet), "rank": rank, "plan": number}
         for number, plan in enumerate(plans)
         for packet in plan.packets()
-        for rank in range(plan.workers)
     ]
     stream = data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
         partial(_read, plans=tuple(plans)),
@@ -71,7 +69,7 @@ def _read(block: pa.Table, plans: Sequence[StreamPlan]) -> pa.Table:
 def batches(
     stream: "DataIterator | Iterable[pa.Table]", plans: Sequence[StreamPlan], rank: int
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of worker `rank` from its part of the data set, arrays read-only.
+    """The micro-batches of worker `rank` from its data set, arrays read-only.
 
     Raises RuntimeError when blocks come in another order than planned, or too few, or too many.
     """

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -46,7 +47,8 @@ def write_report(results: Results, out_path: str | Path, statistic: Statistic = 
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def page(results: Results, statistic: Statistic = "top1") -> str:

@@ -36,7 +36,10 @@ class StudyFolder:
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
         if "://" in self.root:
-            self._files, self._path = fs.FileSystem.from_uri(self.root)
+            try:
+                self._files, self._path = fs.FileSystem.from_uri(self.root)
+            except pa.ArrowInvalid as error:
+                raise UserError(f"{self} is no place for a study: {error}.") from None
         else:
             self._files, self._path = fs.LocalFileSystem(), str(Path(root).resolve())
 
@@ -181,6 +184,8 @@ def read_study(root: str | Path) -> Results:
     study = folder.read_json("study.json")
     if study is None:
         raise UserError(f"There is no study in {root}: it holds no study.json.")
+    if not isinstance(study, dict) or "treatments" not in study:
+        raise UserError(f"study.json in the study folder {root} names no treatments.")
     lease = folder.read_json("attempt.json")
     alive = lease and time.time() - lease["heartbeat"] < LEASE_SECONDS and not _dead(lease)
     networks, curves = [], {}

@@ -20,7 +20,9 @@ class Layout:
 
     device: Literal["cpu", "cuda"]
     workers: int
-    """Training processes of a trial; each takes its share of every batch."""
+    """Processes that share the images of a batch (data-parallel)."""
+    lanes: int
+    """Groups of such processes in a trial, each with networks of its own."""
     threads: int
     """Threads of a training process."""
     trials_at_once: int
@@ -31,32 +33,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def layout_for(device: Device, workers: int | None) -> Layout:
+def layout_for(device: Device, workers: int | None, networks_per_trial: int | None) -> Layout:
     """The layout on this machine. Raises UserError when there are fewer devices than workers."""
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise UserError("--device cuda asks for a GPU, and there is none; try --device cpu.")
-    chosen: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
     have, unit = (gpus, "GPUs") if gpus else (cores(), "cores")
     if workers is not None and not 1 <= workers <= have:
         raise UserError(f"--workers is 1 to {have}, the {unit} that there are, not {workers}.")
-    if not gpus:
-        # Two processes of one thread train more than one process of two threads.
-        count = workers or have
-        return Layout(chosen, count, threads=max(1, have // count), trials_at_once=1)
     count = workers or 1
-    at_once = max(1, gpus // count)
-    # One core is the stream's.
-    threads = max(1, (cores() - 1) // (count * at_once))
-    return Layout(chosen, count, threads, at_once)
+    at_once = max(1, have // count)
+    if gpus:
+        # One core is the stream's.
+        threads = max(1, (cores() - 1) // (count * at_once))
+        return Layout("cuda", count, lanes=1, threads=threads, trials_at_once=at_once)
+    # On small networks a second thread or worker gains little: each core gets networks of its own.
+    # They are lanes of one trial, as a trial's start costs as much as many small networks.
+    if workers is None and networks_per_trial is None:
+        return Layout("cpu", 1, lanes=have, threads=1, trials_at_once=1)
+    return Layout("cpu", count, lanes=1, threads=1, trials_at_once=at_once)
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Ray, quietly: the cluster of RAY_ADDRESS, or one of this machine's that ends with the study.
 
-    Of its own, Ray counts two cores more than there are: trials' drivers and the stream's readers
-    run beside training, and Ray Data waits for ever for a core that training does not leave.
+    Of its own, Ray counts more cores than there are: trials' drivers and the stream's readers run
+    beside training, and Ray Data waits for ever for a core that training does not leave.
     """
     # A driver under `uv run` would make every worker run uv again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -69,7 +72,7 @@ def ray_session() -> Iterator[None]:
     else:
         ray.init(
             address="local",
-            num_cpus=cores() + 2,
+            num_cpus=2 * cores() + 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

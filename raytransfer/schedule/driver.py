@@ -16,16 +16,18 @@ import torch
 
 from raytransfer import __version__
 from raytransfer.data.manifest import Manifest, read_manifest
+from raytransfer.data.plan import plan_stream
 from raytransfer.errors import UserError
+from raytransfer.nets.architecture import architecture
 from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
 from raytransfer.results.table import Results
 from raytransfer.schedule.cluster import Device, Layout, layout_for, ray_session
-from raytransfer.schedule.cost import networks_that_fit
+from raytransfer.schedule.cost import cohort_multiply_adds, networks_that_fit
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.trials import StudyJob, run_wave
-from raytransfer.study.plan import Plan, make_plan
+from raytransfer.study.plan import Cohort, Plan, make_plan
 from raytransfer.study.recipe import Recipe
-from raytransfer.study.space import Space
+from raytransfer.study.space import Space, with_parents
 from raytransfer.study.split import Split, make_split
 
 MEMORY_SHARE = 0.5
@@ -64,12 +66,13 @@ def prepare_study(
     splits = {name: make_split(name, manifest.classes, space.splits) for name in names}
     if networks_per_trial is not None and networks_per_trial < 1:
         raise UserError(f"--networks-per-trial is 1 or more, or auto, not {networks_per_trial}.")
-    layout = layout_for(device, workers)
+    layout = layout_for(device, workers, networks_per_trial)
     if recipe.batch % layout.workers:
         raise UserError(
             f"A batch of {recipe.batch} images cannot be shared evenly by {layout.workers} "
             "workers: set --batch or --workers."
         )
+    _check_images(manifest, recipe, splits, space)
     most_classes = max(len(split.classes("AB")) for split in splits.values())
     plan = make_plan(
         space.treatments,
@@ -78,8 +81,34 @@ def prepare_study(
             recipe, manifest.channels, most_classes, layout.workers, _memory(layout)
         ),
         trials_at_once=layout.trials_at_once,
+        lanes=layout.lanes,
+        cost=lambda treatment: cohort_multiply_adds(
+            Cohort((treatment,)), recipe, splits, manifest.channels
+        ),
     )
     return Prepared(space, recipe, manifest, splits, layout, plan)
+
+
+def _check_images(
+    manifest: Manifest, recipe: Recipe, splits: dict[str, Split], space: Space
+) -> None:
+    """Whether every task has images that the network can take. Raises UserError if not."""
+    for split, target in dict.fromkeys((t.split, t.target) for t in with_parents(space.treatments)):
+        stream = plan_stream(
+            manifest.folder,
+            splits[split].classes(target),
+            seed=recipe.seed,
+            batch=recipe.batch,
+            steps=recipe.steps,
+            validate_every=recipe.validate_every,
+        )
+        _, height, width = stream.shape
+        side = architecture(recipe.network, 2).side
+        if min(height, width) < side:
+            raise UserError(
+                f"Network {recipe.network} takes images of at least {side}x{side} pixels, and "
+                f"those in {manifest.folder} have {height}x{width}: set --network."
+            )
 
 
 def _memory(layout: Layout) -> int:
@@ -87,7 +116,7 @@ def _memory(layout: Layout) -> int:
     if layout.device == "cuda" and torch.cuda.is_available():
         return int(MEMORY_SHARE * torch.cuda.mem_get_info()[1])
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(MEMORY_SHARE * total / layout.workers)
+    return int(MEMORY_SHARE * total / (layout.workers * layout.lanes * layout.trials_at_once))
 
 
 def run_study(
@@ -203,6 +232,7 @@ def _description(prepared: Prepared) -> dict[str, Any]:
         "layout": {
             "device": prepared.layout.device,
             "workers": prepared.layout.workers,
+            "lanes": prepared.layout.lanes,
             "threads": prepared.layout.threads,
         },
         "versions": {

@@ -10,7 +10,7 @@ from raytransfer.data.plan import plan_stream
 from raytransfer.errors import UserError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cluster import Layout
-from raytransfer.study.plan import Cohort, Trial
+from raytransfer.study.plan import Cohort, Lane, Trial
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
 from raytransfer.train.loop import CohortJob, TrialJob
@@ -35,33 +35,37 @@ class StudyJob:
 def trial_job(trial: Trial, study: StudyJob) -> TrialJob:
     """What is left to train of a trial: finished and failed networks are left out."""
     folder = StudyFolder(study.study)
-    jobs = []
-    for cohort in trial.cohorts:
-        left = tuple(t for t in cohort.treatments if folder.done(t) is None)
-        if not left:
-            continue
-        split = study.splits[cohort.split]
-        stream = plan_stream(
-            study.shards,
-            split.classes(cohort.target),
-            seed=study.recipe.seed,
-            batch=study.recipe.batch,
-            steps=study.recipe.steps,
-            validate_every=study.recipe.validate_every,
-            workers=study.layout.workers,
-        )
-        tasks = {target: split.classes(target) for target in ("A", "B", "AB")}
-        jobs.append(CohortJob(Cohort(left), stream, tasks))
+
+    def lane_jobs(lane: Lane) -> tuple[CohortJob, ...]:
+        left = (tuple(t for t in cohort.treatments if not folder.done(t)) for cohort in lane)
+        return tuple(cohort_job(Cohort(treatments), study) for treatments in left if treatments)
+
     return TrialJob(
         id=trial.id,
         study=study.study,
         recipe=study.recipe,
-        cohorts=tuple(jobs),
+        stages=tuple(tuple(lane_jobs(lane) for lane in stage) for stage in trial.stages),
         workers=study.layout.workers,
         threads=study.layout.threads,
         gpu=study.layout.device == "cuda",
         deterministic=study.deterministic,
     )
+
+
+def cohort_job(cohort: Cohort, study: StudyJob) -> CohortJob:
+    """A cohort with the stream of its target's images."""
+    split, recipe = study.splits[cohort.split], study.recipe
+    stream = plan_stream(
+        study.shards,
+        split.classes(cohort.target),
+        seed=recipe.seed,
+        batch=recipe.batch,
+        steps=recipe.steps,
+        validate_every=recipe.validate_every,
+        workers=study.layout.workers,
+    )
+    tasks = {target: split.classes(target) for target in ("A", "B", "AB")}
+    return CohortJob(cohort, stream, tasks)
 
 
 def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
@@ -75,7 +79,7 @@ def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
 
     def trainable(config: dict[str, Any]) -> None:
         job = trial_job(by_id[config["trial"]], study)
-        if job.cohorts:
+        if job.left:
             fit(job)
         tune.report({"networks": len(by_id[config["trial"]].treatments)})
 

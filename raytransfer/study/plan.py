@@ -1,8 +1,8 @@
 """The plan: treatments sorted into stages, cohorts and trials."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from raytransfer.study.space import with_parents
@@ -31,11 +31,19 @@ class Cohort:
         return f"{self.split}.{self.target}.{digest}"
 
 
+Lane = tuple[Cohort, ...]
+"""Cohorts that one process, or one group of data-parallel processes, trains in turn."""
+
+
 @dataclass(frozen=True)
 class Trial:
-    """Cohorts that one Ray Tune trial trains in turn."""
+    """What one Ray Tune trial trains: stages in turn, the lanes of a stage side by side."""
 
-    cohorts: tuple[Cohort, ...]
+    stages: tuple[tuple[Lane, ...], ...]
+
+    @property
+    def cohorts(self) -> tuple[Cohort, ...]:
+        return tuple(cohort for stage in self.stages for lane in stage for cohort in lane)
 
     @property
     def treatments(self) -> tuple[Treatment, ...]:
@@ -74,28 +82,33 @@ def make_plan(
     networks_per_trial: int | None,
     networks_per_cohort: int | None = None,
     trials_at_once: int = 1,
+    lanes: int = 1,
+    cost: Callable[[Treatment], float] = lambda treatment: 1.0,
 ) -> Plan:
-    """Stages (bases, then those that copy from them), cohorts by target, trials.
+    """Stages (bases, then those that copy from them), cohorts by target, lanes and trials.
 
-    networks_per_trial: at most so many networks in one trial, trained in one cohort a target; None
-        packs as few trials as keep `trials_at_once` busy.
+    networks_per_trial: at most so many networks in one trial; None for as few trials as keep
+        `trials_at_once` and all `lanes` of each busy, with about the same cost each.
     networks_per_cohort: at most so many networks in memory at the same time; None for no limit.
+    lanes: processes of one trial that train different networks side by side.
+    cost: of training a network, in any unit.
     """
-    stages = tuple(
-        _cohorts(stage, _least(networks_per_trial, networks_per_cohort))
-        for stage in _stages(with_parents(treatments))
-    )
+    stages = [_in_order(stage) for stage in _stages(with_parents(treatments))]
+    if networks_per_trial is not None:
+        parts = [_by_count(stage, networks_per_trial) for stage in stages]
+    else:
+        parts = [_by_cost(stage, trials_at_once * lanes, cost) for stage in stages]
+    cohorts = [[_cohorts(part, networks_per_cohort) for part in stage] for stage in parts]
+    by_stage = tuple(tuple(c for lane in stage for c in lane) for stage in cohorts)
     if networks_per_trial is None and trials_at_once == 1:
         # A trial costs seconds to start: alone on the machine, one may as well run everything.
-        in_turn = tuple(cohort for stage in stages for cohort in stage)
-        return Plan(stages, ((Trial(in_turn),),))
-    if networks_per_trial is None:
-        return Plan(stages, tuple(_spread(stage, trials_at_once) for stage in stages))
-    return Plan(stages, tuple(_pack(stage, networks_per_trial) for stage in stages))
-
-
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
+        return Plan(by_stage, ((Trial(tuple(tuple(stage) for stage in cohorts)),),))
+    width = 1 if networks_per_trial is not None else lanes
+    waves = tuple(
+        tuple(Trial((tuple(stage[i : i + width]),)) for i in range(0, len(stage), width))
+        for stage in cohorts
+    )
+    return Plan(by_stage, waves)
 
 
 def _stages(treatments: tuple[Treatment, ...]) -> list[list[Treatment]]:
@@ -104,37 +117,44 @@ def _stages(treatments: tuple[Treatment, ...]) -> list[list[Treatment]]:
     return [stage for stage in (bases, others) if stage]
 
 
-def _cohorts(stage: list[Treatment], limit: int | None) -> tuple[Cohort, ...]:
-    by_target: dict[tuple[str, str], list[Treatment]] = defaultdict(list)
+def _in_order(stage: list[Treatment]) -> list[Treatment]:
+    """By target; within it, networks that share a frozen prefix side by side."""
+    targets = list(dict.fromkeys((t.split, t.target) for t in stage))
+    return sorted(
+        stage, key=lambda t: (targets.index((t.split, t.target)), t.source or "", t.seed, t)
+    )
+
+
+def _by_count(stage: list[Treatment], limit: int) -> list[list[Treatment]]:
+    """Runs of at most `limit` networks of one target, or of whole targets that fit together."""
+    parts: list[list[Treatment]] = []
+    for _, group in itertools.groupby(stage, key=lambda t: (t.split, t.target)):
+        members = list(group)
+        if parts and len(parts[-1]) + len(members) <= limit:
+            parts[-1] += members
+        else:
+            parts += [members[i : i + limit] for i in range(0, len(members), limit)]
+    return parts
+
+
+def _by_cost(
+    stage: list[Treatment], count: int, cost: Callable[[Treatment], float]
+) -> list[list[Treatment]]:
+    """At most `count` runs of neighbours, of about the same cost each."""
+    parts: list[list[Treatment]] = [[] for _ in range(count)]
+    total, before = sum(map(cost, stage)), 0.0
     for treatment in stage:
-        by_target[treatment.split, treatment.target].append(treatment)
+        middle = before + cost(treatment) / 2
+        parts[min(count - 1, int(count * middle / total))].append(treatment)
+        before += cost(treatment)
+    return [part for part in parts if part]
+
+
+def _cohorts(part: list[Treatment], limit: int | None) -> tuple[Cohort, ...]:
+    """A trial's networks by target, at most `limit` at a time."""
     cohorts = []
-    for members in by_target.values():
+    for _, group in itertools.groupby(part, key=lambda t: (t.split, t.target)):
+        members = tuple(group)
         size = limit or len(members)
-        # Networks that share a frozen prefix stay together.
-        members.sort(key=lambda treatment: (treatment.source or "", treatment.seed, treatment))
-        cohorts += [
-            Cohort(tuple(members[start : start + size])) for start in range(0, len(members), size)
-        ]
+        cohorts += [Cohort(members[i : i + size]) for i in range(0, len(members), size)]
     return tuple(cohorts)
-
-
-def _spread(stage: tuple[Cohort, ...], slots: int) -> tuple[Trial, ...]:
-    """The cohorts dealt to `slots` trials, the largest first to the emptiest."""
-    trials: list[list[Cohort]] = [[] for _ in range(min(slots, len(stage)))]
-    for cohort in sorted(stage, key=lambda cohort: -len(cohort.treatments)):
-        min(trials, key=lambda trial: sum(len(c.treatments) for c in trial)).append(cohort)
-    return tuple(Trial(tuple(cohorts)) for cohorts in trials)
-
-
-def _pack(stage: tuple[Cohort, ...], limit: int) -> tuple[Trial, ...]:
-    """The cohorts, in order, in trials of at most `limit` networks."""
-    trials: list[list[Cohort]] = []
-    room = 0
-    for cohort in stage:
-        if len(cohort.treatments) > room:
-            trials.append([])
-            room = limit
-        trials[-1].append(cohort)
-        room -= len(cohort.treatments)
-    return tuple(Trial(tuple(cohorts)) for cohorts in trials)

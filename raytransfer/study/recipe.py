@@ -52,6 +52,8 @@ class Recipe:
         for name, type_ in get_type_hints(Recipe).items():
             if get_origin(type_) is Literal and getattr(self, name) not in get_args(type_):
                 raise UserError(f"{name} is one of {', '.join(get_args(type_))}.")
+            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+                raise UserError(f"{name} is a finite number, not {value}.")
         for name in ("steps", "batch", "validate_every", "drop_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is 1 or more, not {getattr(self, name)}.")
@@ -95,7 +97,8 @@ def recipe_from(settings: dict[str, Any], start: Recipe, where: str) -> Recipe:
             continue
         if type(value) is not types[name]:
             raise UserError(f"{where}: {name} is of type {types[name].__name__}, not {value!r}.")
-    return dataclasses.replace(start, **settings)
+    # A whole number is written as 1 or 1.0: the recipe and its hash are the same.
+    return dataclasses.replace(start, **{k: types[k](value) for k, value in settings.items()})
 
 
 def read_recipe(path: Path, start: Recipe) -> Recipe:

@@ -43,7 +43,14 @@ def load_space(name: str) -> Space:
     """
     module = _load_module(name)
     if hasattr(module, "treatments"):
-        yielded = list(module.treatments())
+        try:
+            yielded = list(module.treatments())
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"treatments() of space {name} fails: {type(error).__name__}: {error}"
+            ) from None
     elif hasattr(module, "param_space"):
         yielded = expand(module.param_space)
     else:
@@ -53,11 +60,17 @@ def load_space(name: str) -> Space:
             raise UserError(f"Space {name} yields {treatment!r}, which is not a Treatment.")
     if not yielded:
         raise UserError(f"Space {name} yields no treatment.")
+    recipe = getattr(module, "recipe", Recipe())
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"The recipe of space {name} is {recipe!r}, which is not a Recipe.")
+    splits = getattr(module, "splits", {})
+    if not isinstance(splits, Mapping):
+        raise UserError(f"The splits of space {name} are {splits!r}, not a dictionary.")
     return Space(
         name=Path(name).stem,
         treatments=tuple(dict.fromkeys(yielded)),
-        recipe=getattr(module, "recipe", Recipe()),
-        splits=getattr(module, "splits", {}),
+        recipe=recipe,
+        splits=splits,
         doc=module.__doc__ or "",
     )
 

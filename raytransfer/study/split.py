@@ -18,7 +18,7 @@ IMAGENET_CLASSES = 1000
 # that the authors chose by hand. The paper calls this half A (section 3); the authors' files, B.
 _MAN_MADE = (*range(398, 936), *range(959, 970), 971, 999)
 
-_RANDOM = re.compile(r"random:(\d+)")
+_RANDOM = re.compile(r"random:(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ def random_split(seed: int, classes: int) -> Split:
     The generator's seed is the list [seed]: the integer gives other classes. Of an odd number of
     classes, A gets the smaller half.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"The seed of a random split is 0 to {2**32 - 1}, not {seed}.")
     drawn = np.random.RandomState([seed]).choice(np.arange(classes), classes // 2, replace=False)
     a = {int(index) for index in drawn}
     return Split(
@@ -88,10 +90,13 @@ def listed_split(name: str, tasks: Mapping[str, Any], classes: Sequence[str]) ->
     """
     if set(tasks) != {"A", "B"}:
         raise UserError(f"Split {name} needs exactly the lists A and B, not {sorted(tasks)}.")
+    for task, entries in tasks.items():
+        if not isinstance(entries, list | tuple):
+            raise UserError(f"{task} of split {name} is a list of classes, not {entries!r}.")
     index = {class_name: position for position, class_name in enumerate(classes)}
 
     def resolve(entry: str | int) -> int:
-        if isinstance(entry, int) and 0 <= entry < len(classes):
+        if type(entry) is int and 0 <= entry < len(classes):
             return entry
         if isinstance(entry, str) and entry in index:
             return index[entry]

@@ -23,6 +23,7 @@ _ID = re.compile(
     r"|(?P<source>[ABR])(?P<n>[1-7])(?P<target>AB|A|B)(?P<plus>\+?))\.s(?P<seed>\d+)"
 )
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9:-]*")
+_TYPES = {"split": str, "target": str, "n": int, "finetuned": bool, "seed": int}
 
 
 @dataclass(frozen=True, order=True)
@@ -46,6 +47,10 @@ class Treatment:
     """Seed of the network's own initialisation and dropout."""
 
     def __post_init__(self) -> None:
+        for name, type_ in _TYPES.items():
+            # A 3.0 or a True would print an id that names nothing.
+            if type(value := getattr(self, name)) is not type_:
+                raise UserError(f"{name} is of type {type_.__name__}, not {value!r}.")
         if not _SPLIT.fullmatch(self.split):
             raise UserError(
                 f"A split's name is lower-case letters, digits, ':' and '-', not {self.split!r}."

@@ -35,10 +35,9 @@ class Sums:
 
     def all_reduce(self) -> None:
         """Add up over the workers."""
-        if torch.distributed.is_initialized():
-            together = torch.stack([self.loss, self.top1, self.top5, self.images])
-            torch.distributed.all_reduce(together)
-            self.loss, self.top1, self.top5, self.images = together
+        together = torch.stack([self.loss, self.top1, self.top5, self.images])
+        torch.distributed.all_reduce(together)
+        self.loss, self.top1, self.top5, self.images = together
 
 
 class CohortTrainer:
@@ -60,13 +59,17 @@ class CohortTrainer:
         *,
         device: torch.device | str = "cpu",
         deterministic: bool = False,
+        data_parallel: bool = False,
     ) -> None:
         """
         prefixes: weights that frozen layers are copied from, by the name in Member.prefix.
         means: mean images, float32 [channels, height, width], by the task in Member.mean.
+        data_parallel: whether the processes of torch.distributed share each batch; then gradients
+            are averaged and sums added up over them.
         """
         self.device = torch.device(device)
         self.recipe = recipe
+        self.data_parallel = data_parallel
         self.architecture = architecture
         self.means = {
             task: mean.to(self.device)
@@ -78,9 +81,9 @@ class CohortTrainer:
         operations = sum(architecture.multiply_adds(next(iter(means.values())).shape[0]))
         alone = deterministic or operations > STACKED_BELOW
         for task, group in _stacks(members, alone):
-            stack = Stack(architecture, group, recipe.dropout).to(self.device)
+            stack = Stack(architecture, group, recipe.dropout, self.device)
             self.stacks.append((task, stack))
-            self.modules.append(_distributed(stack, self.device))
+            self.modules.append(_parallel(stack, self.device) if data_parallel else stack)
         self.members = [member for _, stack in self.stacks for member in stack.members]
         self._prefixes = self._frozen(prefixes)
         # Fused: one pass over memory instead of four, for all networks at once.
@@ -182,8 +185,9 @@ class CohortTrainer:
     def take_sums(self) -> tuple[Sums, Sums]:
         """Training and validation sums since the last call, over all workers."""
         sums = self.trained, self.validated
-        for part in sums:
-            part.all_reduce()
+        if self.data_parallel:
+            for part in sums:
+                part.all_reduce()
         self.trained = Sums.zero(len(self.members), self.device)
         self.validated = Sums.zero(len(self.members), self.device)
         return sums
@@ -216,14 +220,11 @@ def _stacks(members: Sequence[Member], alone: bool) -> list[tuple[str, list[Memb
     return list(by_mean.items())
 
 
-def _distributed(stack: Stack, device: torch.device) -> nn.Module:
-    """The stack with its gradients averaged over the workers, if there is more than one."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return stack
+def _parallel(stack: Stack, device: torch.device) -> nn.Module:
+    """The stack with its gradients averaged over the workers."""
     return DistributedDataParallel(
         stack,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
 

@@ -47,13 +47,28 @@ class TrialJob:
     study: str
     """Root of the study folder."""
     recipe: Recipe
-    cohorts: tuple[CohortJob, ...]
+    stages: tuple[tuple[tuple[CohortJob, ...], ...], ...]
+    """Stages in turn; in each, lanes side by side; in each, cohorts in turn."""
     workers: int
-    """Training processes; each takes its share of every batch."""
+    """Processes of a lane; each takes its share of every batch."""
     threads: int
     """Threads of a training process."""
     gpu: bool
     deterministic: bool
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of the widest stage."""
+        return max(len(stage) for stage in self.stages)
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything to train."""
+        return any(lane for stage in self.stages for lane in stage)
+
+    def cohorts(self, lane: int) -> list[list[CohortJob]]:
+        """What a lane trains, by stage."""
+        return [list(stage[lane]) if lane < len(stage) else [] for stage in self.stages]
 
 
 @dataclass
@@ -68,17 +83,21 @@ class Course:
     reason: str | None = None
 
 
-def train_trial(job: TrialJob, feed: Iterator[MicroBatch], device: torch.device, rank: int) -> None:
-    """Train the cohorts of a trial in turn. The worker of rank 0 writes to the study.
+def train_trial(
+    job: TrialJob, feed: Iterator[MicroBatch], device: torch.device, lane: int, rank: int
+) -> None:
+    """Train a lane's cohorts, stage by stage. The lane's worker of rank 0 writes to the study.
 
-    feed: the micro-batches of this worker for all cohorts, one after the other.
+    feed: the micro-batches of this worker for all its cohorts, one after the other.
     """
     torch.use_deterministic_algorithms(job.deterministic)
     folder = StudyFolder(job.study)
-    for number, cohort_job in enumerate(job.cohorts):
-        writer = Writer(folder, job, number) if rank == 0 else None
-        train_cohort(job, cohort_job, folder, feed, device, writer)
+    for stage in job.cohorts(lane):
+        for cohort_job in stage:
+            writer = Writer(folder, job, lane, cohort_job.cohort) if rank == 0 else None
+            train_cohort(job, cohort_job, folder, feed, device, writer)
         if torch.distributed.is_initialized():
+            # The next stage copies from networks that other lanes have trained.
             torch.distributed.barrier()
 
 
@@ -177,7 +196,14 @@ def build(
         for task, classes in cohort_job.tasks.items()
     }
     trainer = CohortTrainer(
-        arch, members, prefixes, means, job.recipe, device=device, deterministic=job.deterministic
+        arch,
+        members,
+        prefixes,
+        means,
+        job.recipe,
+        device=device,
+        deterministic=job.deterministic,
+        data_parallel=job.workers > 1,
     )
     return trainer, courses
 
@@ -247,10 +273,11 @@ def _ratio(sums: Tensor, counts: Tensor, place: int) -> float:
 class Writer:
     """Writes for the trial: progress now and then, networks when they are over."""
 
-    def __init__(self, folder: StudyFolder, job: TrialJob, number: int) -> None:
+    def __init__(self, folder: StudyFolder, job: TrialJob, lane: int, cohort: Cohort) -> None:
         self._folder = folder
         self._job = job
-        self._number = number
+        self._name = f"{job.id}-{lane}"
+        self._cohort = cohort
         self._told = 0.0
 
     def tell(self, step: int) -> None:
@@ -258,12 +285,10 @@ class Writer:
         if time.monotonic() - self._told < PROGRESS_SECONDS:
             return
         self._told = time.monotonic()
-        cohort = self._job.cohorts[self._number].cohort
         self._folder.write_progress(
-            self._job.id,
+            self._name,
             {
-                "cohort": cohort.id,
-                "networks": [treatment.id for treatment in cohort.treatments],
+                "networks": [treatment.id for treatment in self._cohort.treatments],
                 "step": step,
                 "steps": self._job.recipe.steps,
             },

@@ -42,7 +42,11 @@ class Stack(nn.Module):
     """Members side by side. Output: logits [members, images, classes] in the order of `members`."""
 
     def __init__(
-        self, architecture: Architecture, members: Sequence[Member], dropout: float
+        self,
+        architecture: Architecture,
+        members: Sequence[Member],
+        dropout: float,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -51,6 +55,9 @@ class Stack(nn.Module):
         # ones: so the networks at work in a layer are always the first few.
         self.members = sorted(members, key=lambda member: member.treatment.frozen_layers)
         self.joins = [member.prefix_layers(architecture, dropout) for member in self.members]
+        # Plain tensors, not buffers: constant, so no worker need send them to another.
+        self._frozen: dict[str, Tensor] = {}
+        self._seeds: dict[int, Tensor] = {}
         for number, layer in enumerate(architecture.layers, 1):
             learning = [m for m in self.members if m.treatment.frozen_layers < number]
             frozen = self.members[len(learning) : self._active(number)]
@@ -58,15 +65,15 @@ class Stack(nn.Module):
                 key = _attribute(name)
                 if learning:
                     tensors = [member.weights[name] for member in learning]
-                    self.register_parameter(key, nn.Parameter(_stacked(layer, tensors)))
+                    self.register_parameter(key, nn.Parameter(_stacked(layer, tensors).to(device)))
                 if frozen:
                     tensors = [member.weights[name] for member in frozen]
-                    self.register_buffer(f"{key}_frozen", _stacked(layer, tensors))
+                    self._frozen[key] = _stacked(layer, tensors).to(device)
             if layer.dropout:
                 seeds = [
                     dropout_seed(m.treatment.seed, m.treatment.id, number) for m in self.members
                 ]
-                self.register_buffer(f"layer{number}_seeds", torch.tensor(seeds))
+                self._seeds[number] = torch.tensor(seeds, device=device)
 
     def _active(self, number: int) -> int:
         """How many members compute layer `number` here."""
@@ -74,7 +81,9 @@ class Stack(nn.Module):
 
     def _tensor(self, name: str) -> Tensor:
         key = _attribute(name)
-        parts = [getattr(self, k) for k in (key, f"{key}_frozen") if hasattr(self, k)]
+        parts = [getattr(self, key)] if key in self._parameters else []
+        if key in self._frozen:
+            parts.append(self._frozen[key])
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def forward(self, images: Tensor, shared: Shared, positions: Tensor) -> Tensor:
@@ -120,8 +129,7 @@ class Stack(nn.Module):
         """Dropout after layer `number`, drawn for each network by itself."""
         if not (self.training and self.dropout and self.architecture.layers[number - 1].dropout):
             return x
-        seeds = getattr(self, f"layer{number}_seeds")[: len(x)]
-        return drop(x, seeds, positions, self.dropout)
+        return drop(x, self._seeds[number][: len(x)], positions, self.dropout)
 
     def weights(self) -> dict[str, Weights]:
         """Every member's weights as they are now, by treatment id, on the CPU."""

@@ -1,4 +1,4 @@
-"""A trial through Ray Train: worker processes, one stream, gradients averaged over the workers."""
+"""A trial through Ray Train: worker processes and the streams that feed them."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from ray import train
 from ray.train.torch import TorchTrainer, get_device
 
+from raytransfer.data.plan import StreamPlan
 from raytransfer.data.stream import batches, dataset, execution_options
 from raytransfer.train.loop import TrialJob, train_trial
 
@@ -16,7 +17,7 @@ def fit(job: TrialJob) -> None:
         _worker,
         train_loop_config={"job": job},
         scaling_config=train.ScalingConfig(
-            num_workers=job.workers,
+            num_workers=job.lanes * job.workers,
             use_gpu=job.gpu,
             resources_per_worker={"CPU": job.threads, **({"GPU": 1} if job.gpu else {})},
         ),
@@ -28,17 +29,30 @@ def fit(job: TrialJob) -> None:
                 controller_failure_limit=1,  # type: ignore[call-arg]
             ),
         ),
-        datasets={"stream": dataset([cohort.stream for cohort in job.cohorts])},
-        dataset_config=train.DataConfig(execution_options=execution_options()),
+        datasets={
+            _stream_name(lane, rank): dataset(_plans(job, lane), rank)
+            for lane in range(job.lanes)
+            for rank in range(job.workers)
+        },
+        dataset_config=train.DataConfig(
+            datasets_to_split=[], execution_options=execution_options()
+        ),
     )
     trainer.fit()
 
 
+def _stream_name(lane: int, rank: int) -> str:
+    return f"lane {lane}, rank {rank}"
+
+
+def _plans(job: TrialJob, lane: int) -> list[StreamPlan]:
+    return [cohort.stream for stage in job.cohorts(lane) for cohort in stage]
+
+
 def _worker(config: dict[str, Any]) -> None:
-    """One training process."""
+    """One training process: a rank of a lane."""
     job: TrialJob = config["job"]
     torch.set_num_threads(job.threads)
-    rank = train.get_context().get_world_rank()
-    plans = [cohort.stream for cohort in job.cohorts]
-    feed = batches(train.get_dataset_shard("stream"), plans, rank)
-    train_trial(job, feed, get_device(), rank)
+    lane, rank = divmod(train.get_context().get_world_rank(), job.workers)
+    shard = train.get_dataset_shard(_stream_name(lane, rank))
+    train_trial(job, batches(shard, _plans(job, lane), rank), get_device(), lane, rank)

@@ -1,0 +1,461 @@
+"""The commands. Each is a few calls that a Python program can make as well:
+
+    prepare   data.shards.prepare
+    plan      schedule.driver.prepare_study, schedule.cost.plan_cost
+    run       schedule.driver.prepare_study, schedule.driver.run_study
+    status    results.store.read_study
+    summary   results.statistics.summarise, results.text.tables
+    export    results.table.write_table
+    report    report.page.write_report
+    splits    study.split.make_split
+
+A command imports what it needs when it runs: help comes at once, and what only reads results
+works where neither torch nor ray is installed.
+"""
+
+import functools
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional
+from tyro.extras import subcommand_cli_from_dict
+
+from raytransfer.errors import UserError
+from raytransfer.study.recipe import Recipe, read_recipe
+from raytransfer.study.space import load_space, space_names
+
+if TYPE_CHECKING:
+    from raytransfer.results.table import Results
+    from raytransfer.schedule.driver import Prepared
+
+PIPE_WIDTH = 1000
+"""Columns of a table that no terminal limits: its lines are not folded."""
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+"""Exit statuses: a network failed, the command was wrong, Ctrl-C."""
+
+Device = Literal["auto", "cpu", "cuda"]
+Statistic = Literal["top1", "top1_best10"]
+Flag = FlagCreatePairsOff[bool]
+Space = Annotated[Positional[str], tyro.conf.arg(metavar="SPACE")]
+Study = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY")]
+StudyOrTable = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY|RESULTS")]
+RecipeFile = Annotated[Path | None, tyro.conf.arg(name="recipe", metavar="FILE.toml")]
+
+
+def demo(*, out: Path = Path("raytransfer-demo")) -> int:
+    """Run a small, real study on the images that come along, and write its report.
+
+    Args:
+        out: Folder for the study and report.html. Again with the same one: only what is left.
+    """
+    from raytransfer.data.manifest import demo_shards
+    from raytransfer.report.page import write_report
+    from raytransfer.results.statistics import STATISTICS, summarise
+    from raytransfer.results.text import scores
+    from raytransfer.schedule.driver import prepare_study
+
+    results = _train(prepare_study(load_space("demo"), demo_shards()), str(out / "study"))
+    for group in summarise(results).groups.values():
+        table = scores(group, STATISTICS["top1"])
+        _show(table.title, table.header, table.rows)
+    write_report(results, out / "report.html")
+    print(out / "report.html")
+    return _status(results)
+
+
+def prepare(
+    source: Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")],
+    dest: Annotated[Positional[Path], tyro.conf.arg(metavar="DEST")],
+    *,
+    size: int | None = None,
+    train_per_class: int | None = None,
+    val_per_class: int | None = None,
+    seed: int = 0,
+    class_names: tuple[str, ...] | None = None,
+    licence: Path | None = None,
+) -> None:
+    """Write a folder of images as Parquet shards, once for all splits.
+
+    Args:
+        source: Folder with IDX files, or with a tree train/<class>/, val/<class>/.
+        dest: New folder for the shards.
+        size: Pixels of the square that every image is warped to. None: kept as they are.
+        train_per_class: The first so many training images of each class. None: all.
+        val_per_class: The first so many validation images of each class. None: all.
+        seed: Of the one random order in which the images are written.
+        class_names: Names of the classes of IDX files, in label order. None: 0, 1, ...
+        licence: Text file to lay beside the shards.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from raytransfer.data.manifest import SPLITS
+    from raytransfer.data.shards import prepare as write_shards
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        manifest = write_shards(
+            source,
+            dest,
+            size=size,
+            seed=seed,
+            train_per_class=train_per_class,
+            val_per_class=val_per_class,
+            class_names=class_names,
+            licence=licence,
+            progress=lambda done, all_: progress.update(task, completed=done, total=all_),
+        )
+    rows = []
+    for split in SPLITS:
+        files = manifest.files(split)
+        images, size_mb = sum(f.rows for f in files), sum(f.bytes for f in files) / 1e6
+        rows.append((split, f"{images:,}", str(len(files)), f"{size_mb:.1f}"))
+    classes = f"{len(manifest.classes)} classes"
+    _show(f"Shards in {dest}: {classes}", ("split", "images", "files", "MB"), rows)
+    if manifest.quarantined:
+        print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
+
+
+def plan(
+    space: Space,
+    *,
+    data: str,
+    workers: int | None = None,
+    networks_per_trial: int | Literal["auto"] = "auto",
+    device: Device = "auto",
+    recipe_file: RecipeFile = None,
+    recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
+) -> None:
+    """Show what a study would run and cost. Runs nothing and writes nothing.
+
+    Args:
+        space: Name of a space (demo, paper, ...) or the path of a .py file of your own.
+        data: Folder of shards that `raytransfer prepare` wrote, or its URI.
+        workers: Training processes of a trial. None: 1, and a trial on each core or GPU.
+        networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
+        device: Where to train; auto: on GPUs where there are any.
+        recipe_file: File of recipe settings; flags of the command line go before it.
+        recipe: Settings whose defaults are the space's.
+    """
+    from raytransfer.schedule.cost import RATES, plan_cost
+
+    prepared = _prepared(space, data, recipe, workers, networks_per_trial, device)
+    found, layout = prepared.plan, prepared.layout
+    on_gpu = layout.device == "cuda"
+    processes = layout.workers * layout.lanes * layout.trials_at_once
+    devices = processes if on_gpu else processes * layout.threads
+    rate = RATES[layout.device]
+    channels = prepared.manifest.channels
+    cost = plan_cost(found, recipe, prepared.splits, channels, rate * devices)
+    unit = "GPU" if on_gpu else "core"
+    time = f"{cost.hours:,.1f} hours" if cost.hours >= 1 else f"{60 * cost.hours:.1f} minutes"
+    numbers = {
+        "networks": f"{len(found.treatments):,}",
+        "stages": f"{len(found.stages)}",
+        "cohorts": f"{sum(map(len, found.stages)):,}",
+        "trials": f"{sum(map(len, found.waves)):,}, {layout.trials_at_once} at once",
+        "processes of a trial": f"{layout.workers} workers in {layout.lanes} lanes on {layout.device}",
+        "passes": f"{found.passes:,}, each of {recipe.steps:,} steps",
+        "images": f"{cost.images:,} streamed, {cost.network_images:,} counted for each network",
+        "operations": f"{cost.operations:.2e} floating-point",
+        "estimated time": f"{time} at an assumed {rate:.0e} operations a second of a {unit} "
+        f"({devices} used), without validation and start-up",
+    }
+    _show(f"Study {space}", ("", ""), numbers.items())
+    cohorts = [
+        (str(stage), cohort.split, cohort.target, str(len(cohort.treatments)))
+        for stage, members in enumerate(found.stages, start=1)
+        for cohort in members
+    ]
+    _show("Cohorts", ("stage", "split", "target", "networks"), cohorts)
+    settings = ((name, str(value)) for name, value in recipe.to_json().items())
+    _show("Recipe", ("setting", "value"), settings)
+
+
+def run(
+    space: Space,
+    *,
+    data: str,
+    study: str,
+    workers: int | None = None,
+    networks_per_trial: int | Literal["auto"] = "auto",
+    device: Device = "auto",
+    deterministic: Flag = False,
+    recipe_file: RecipeFile = None,
+    recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
+) -> int:
+    """Train the networks of a study. The same command again trains only what is left.
+
+    Args:
+        space: Name of a space (demo, paper, ...) or the path of a .py file of your own.
+        data: Folder of shards that `raytransfer prepare` wrote, or its URI.
+        study: Folder for the study, or its URI.
+        workers: Training processes of a trial. None: 1, and a trial on each core or GPU.
+        networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
+        device: Where to train; auto: on GPUs where there are any.
+        deterministic: Only deterministic operations: slower, and bit-identical when repeated.
+        recipe_file: File of recipe settings; flags of the command line go before it.
+        recipe: Settings whose defaults are the space's.
+    """
+    prepared = _prepared(space, data, recipe, workers, networks_per_trial, device)
+    results = _train(prepared, study, deterministic)
+    print(f"Next: raytransfer report {study}")
+    return _status(results)
+
+
+def status(study: Study) -> None:
+    """Show how many networks of a study are finished, running, pending and failed.
+
+    Args:
+        study: Folder of the study, or its URI.
+    """
+    from raytransfer.results.store import read_study
+    from raytransfer.results.table import STATES
+
+    results = read_study(study)
+    counts = Counter(row["state"] for row in results.networks)
+    _show("Networks", STATES, [[str(counts[state]) for state in STATES]])
+    told = []
+    for row in results.networks:
+        if row["state"] in ("running", "failed") or row["reason"]:
+            step = str(results.curves.get(row["treatment"], [{"step": 0}])[-1]["step"])
+            told.append((row["treatment"], row["state"], step, row["reason"] or ""))
+    _show("Not finished", ("treatment", "state", "last step", "reason"), told)
+
+
+def summary(source: StudyOrTable, *, json: Flag = False, statistic: Statistic = "top1") -> None:
+    """Show what the networks say: means, intervals, boosts, co-adaptation, specificity.
+
+    Args:
+        source: Folder of a study, or a table of results (.parquet, .csv).
+        json: The same as JSON.
+        statistic: Final validation top-1, or the mean of the ten highest (the paper's).
+    """
+    from raytransfer.results.statistics import summarise
+    from raytransfer.results.text import tables
+
+    found = summarise(_read(source), statistic)
+    if json:
+        _print_json(found.to_json())
+        return
+    for table in tables(found):
+        _show(table.title, table.header, table.rows)
+
+
+def export(
+    study: Study, results: Annotated[Positional[Path], tyro.conf.arg(metavar="RESULTS")]
+) -> None:
+    """Write a study as a table, one row a network.
+
+    Args:
+        study: Folder of the study, or its URI.
+        results: File to write; its name ends in .parquet or .csv.
+    """
+    from raytransfer.results.store import read_study
+    from raytransfer.results.table import write_table
+
+    write_table(read_study(study), results)
+    print(results)
+
+
+def report(source: StudyOrTable, *, out: Path | None = None, statistic: Statistic = "top1") -> None:
+    """Write the figures and tables of a study as one HTML file that opens without a network.
+
+    Args:
+        source: Folder of a study, or a table of results (.parquet, .csv).
+        out: File to write. None: report.html in the study's folder, or TABLE.html beside a table.
+        statistic: Final validation top-1, or the mean of the ten highest (the paper's).
+    """
+    from raytransfer.report.page import write_report
+
+    results = _read(source)
+    if out is None:
+        if "://" in source:
+            raise UserError(f"A report on {source} is written to a local file: name it with --out.")
+        out = Path(source) / "report.html"
+        if Path(source).is_file():
+            out = Path(source).with_suffix(".html")
+    write_report(results, out, statistic)
+    print(out)
+
+
+def splits(
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME|FILE.json")],
+    *,
+    classes: int | None = None,
+    data: str | None = None,
+    json: Flag = False,
+) -> None:
+    """Show the class indices of the tasks A and B of a split.
+
+    Args:
+        name: random:S with a seed S, manmade-natural, or a .json file with lists A and B.
+        classes: Classes of the data set. None: 1,000, or those of --data.
+        data: Shards whose classes, with their names, are split. None: classes without names.
+        json: The same as JSON.
+    """
+    from raytransfer.data.manifest import read_manifest
+    from raytransfer.study.split import IMAGENET_CLASSES, make_split
+
+    if data is not None and classes is not None:
+        raise UserError("Give --classes or --data, not both: the data say how many classes.")
+    count = IMAGENET_CLASSES if classes is None else classes
+    names = read_manifest(data).classes if data is not None else tuple(map(str, range(count)))
+    split = make_split(name, names)
+    tasks = {"A": list(split.a), "B": list(split.b)}
+    if json:
+        found = {"name": split.name, "classes": len(names), **tasks, "sha256": split.sha256}
+        _print_json(found)
+        return
+    print(f"{split.name} of {len(names)} classes, sha256 {split.sha256}")
+    for task, indices in tasks.items():
+        shown = (f"{i} {names[i]}" if data is not None else str(i) for i in indices)
+        print(f"{task} ({len(indices)}): {', '.join(shown)}")
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    command.__name__: command
+    for command in (demo, prepare, plan, run, status, summary, export, report, splits)
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status. args: those of the process if None."""
+    try:
+        outcome = _understand(list(sys.argv[1:] if args is None else args))()
+        sys.stdout.flush()
+        return outcome or 0
+    except UserError as error:
+        print("raytransfer:", " ".join(str(error).split()), file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on; without this, Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _understand(args: list[str]) -> Callable[[], int | None]:
+    """The command that `args` ask for, with all its settings.
+
+    What a recipe's flags default to is known only when the space and the recipe file are: so the
+    arguments are read twice.
+    """
+    # Help is given in the first reading; it shows the recipe of the space that is named.
+    named = [arg for arg in args if args[0] in ("plan", "run") and arg in space_names()]
+    call = _parse(args, load_space(named[0]).recipe if named else Recipe())
+    if "recipe_file" not in call.keywords:
+        return call
+    start = load_space(call.keywords["space"]).recipe
+    if call.keywords["recipe_file"] is not None:
+        start = read_recipe(call.keywords["recipe_file"], start)
+    return _parse(args, start)
+
+
+def _parse(args: list[str], start: Recipe) -> "functools.partial[int | None]":
+    def deferred(command: Callable[..., int | None]) -> Callable[..., Any]:
+        has_recipe = command in (plan, run)
+
+        # tyro takes the parameters from what is wrapped.
+        @functools.wraps(functools.partial(command, recipe=start) if has_recipe else command)
+        def call(**settings: Any) -> functools.partial[int | None]:
+            return functools.partial(command, **settings)
+
+        call.__doc__ = command.__doc__
+        return call
+
+    found: functools.partial[int | None] = subcommand_cli_from_dict(
+        {name: deferred(command) for name, command in COMMANDS.items()},
+        prog="raytransfer",
+        description="How transferable are the features of each layer of a network?",
+        args=args,
+        config=(DisallowNone,),
+    )
+    return found
+
+
+def _prepared(
+    space: str,
+    data: str,
+    recipe: Recipe,
+    workers: int | None,
+    networks_per_trial: int | Literal["auto"],
+    device: Device,
+) -> "Prepared":
+    from raytransfer.schedule.driver import prepare_study
+
+    most = None if networks_per_trial == "auto" else networks_per_trial
+    return prepare_study(
+        load_space(space), data, recipe, workers=workers, networks_per_trial=most, device=device
+    )
+
+
+def _train(prepared: "Prepared", study: str, deterministic: bool = False) -> "Results":
+    """Run the study, and say what became of its networks."""
+    from raytransfer.results.store import StudyFolder
+    from raytransfer.schedule.driver import run_study
+
+    folder = StudyFolder(study)
+    before = {t.id for t in prepared.plan.treatments if folder.done(t) is not None}
+    results = run_study(prepared, study, deterministic=deterministic)
+    states = Counter((row["state"], row["treatment"] in before) for row in results.networks)
+    failed = [row for row in results.networks if row["state"] == "failed"]
+    trained, already = states["finished", False], states["finished", True]
+    counts = f"{trained} trained now, {already} finished already, {len(failed)} failed"
+    print(f"{len(results.networks)} networks: {counts}.")
+    if len(before) == len(results.networks):
+        print("Nothing was left to train.")
+    elif trained + already + len(failed) < len(results.networks):
+        print("The others were not trained to their end: the same command goes on.")
+    reasons = ((row["treatment"], row["reason"] or "") for row in failed)
+    _show("Failed", ("treatment", "reason"), reasons)
+    return results
+
+
+def _status(results: "Results") -> int:
+    """The exit status of a study: 0 when every network is finished."""
+    return FAILED if any(row["state"] != "finished" for row in results.networks) else 0
+
+
+def _read(source: str) -> "Results":
+    """A study's results, or those of a table."""
+    from raytransfer.results.store import read_study
+    from raytransfer.results.table import read_table
+
+    path = Path(source)
+    if path.is_file() or (path.suffix in (".parquet", ".csv") and not path.is_dir()):
+        return read_table(path)
+    return read_study(source)
+
+
+def _show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; nothing where it has no rows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=any(header))
+    for name in header:
+        table.add_column(Text(name))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if table.row_count:
+        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        console.print(Text(title, style="bold"), soft_wrap=True)
+        console.print(table)
+        console.print()
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1))
