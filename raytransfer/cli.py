@@ -63,7 +63,7 @@ def demo(*, out: Path = Path("raytransfer-demo")) -> int:
 
     results = _train(prepare_study(load_space("demo"), demo_shards()), str(out / "study"))
     for group in summarise(results).groups.values():
-        table = scores(group, STATISTICS["top1"])
+        table = scores(group.studied[0], STATISTICS["top1"])
         _show(table.title, table.header, table.rows)
     write_report(results, out / "report.html")
     print(out / "report.html")
@@ -139,7 +139,7 @@ def plan(
     Args:
         space: Name of a space (demo, paper, ...) or the path of a .py file of your own.
         data: Folder of shards that `raytransfer prepare` wrote, or its URI.
-        workers: Training processes of a trial. None: 1, and a trial on each core or GPU.
+        workers: Processes that share the images of every batch. None: 1.
         networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
         device: Where to train; auto: on GPUs where there are any.
         recipe_file: File of recipe settings; flags of the command line go before it.
@@ -162,7 +162,8 @@ def plan(
         "stages": f"{len(found.stages)}",
         "cohorts": f"{sum(map(len, found.stages)):,}",
         "trials": f"{sum(map(len, found.waves)):,}, {layout.trials_at_once} at once",
-        "processes of a trial": f"{layout.workers} workers in {layout.lanes} lanes on {layout.device}",
+        "processes of a trial": f"{processes // layout.trials_at_once} on {layout.device}: "
+        f"{layout.workers} a batch, {layout.lanes} side by side",
         "passes": f"{found.passes:,}, each of {recipe.steps:,} steps",
         "images": f"{cost.images:,} streamed, {cost.network_images:,} counted for each network",
         "operations": f"{cost.operations:.2e} floating-point",
@@ -198,7 +199,7 @@ def run(
         space: Name of a space (demo, paper, ...) or the path of a .py file of your own.
         data: Folder of shards that `raytransfer prepare` wrote, or its URI.
         study: Folder for the study, or its URI.
-        workers: Training processes of a trial. None: 1, and a trial on each core or GPU.
+        workers: Processes that share the images of every batch. None: 1.
         networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
         device: Where to train; auto: on GPUs where there are any.
         deterministic: Only deterministic operations: slower, and bit-identical when repeated.
@@ -415,16 +416,17 @@ def _train(prepared: "Prepared", study: str, deterministic: bool = False) -> "Re
     print(f"{len(results.networks)} networks: {counts}.")
     if len(before) == len(results.networks):
         print("Nothing was left to train.")
-    elif trained + already + len(failed) < len(results.networks):
-        print("The others were not trained to their end: the same command goes on.")
     reasons = ((row["treatment"], row["reason"] or "") for row in failed)
     _show("Failed", ("treatment", "reason"), reasons)
+    if trained + already + len(failed) < len(results.networks):
+        # Ray Tune takes Ctrl-C for itself, and returns as if all were done.
+        raise KeyboardInterrupt
     return results
 
 
 def _status(results: "Results") -> int:
-    """The exit status of a study: 0 when every network is finished."""
-    return FAILED if any(row["state"] != "finished" for row in results.networks) else 0
+    """The exit status of a study that has ended."""
+    return FAILED if any(row["state"] == "failed" for row in results.networks) else 0
 
 
 def _read(source: str) -> "Results":

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from raytransfer.nets.architecture import SMALL
+from raytransfer.nets.architecture import Architecture, Layer
 from raytransfer.nets.network import (
     Network,
     layer_names,
@@ -27,10 +27,25 @@ from raytransfer.train.draws import drop, dropout_seed, keep_mask
 from raytransfer.train.stack import Member
 
 CLASSES = 4
-ARCH = SMALL.with_outputs(CLASSES)
+# Every operation that a network may have: strides, groups, pooling, normalisation, dropout. Not
+# `small`, so that tuning that one leaves the golden numbers alone.
+ARCH = Architecture(
+    name="tiny",
+    side=28,
+    scale=1 / 64,
+    layers=(
+        Layer(8, 5, stride=2, padding=2, pool=(2, 2), normalise=True),
+        Layer(8, 3, padding=1, groups=2, bias=0.1),
+        Layer(8, 3, padding=1),
+        Layer(8, 3, padding=1, groups=2),
+        Layer(8, 3, padding=1, pool=(2, 2)),
+        Layer(24, dropout=True),
+        Layer(24, dropout=True),
+        Layer(CLASSES, relu=False),
+    ),
+)
 BATCH = 8
 RECIPE = Recipe(
-    network="small",
     steps=5,
     batch=BATCH,
     learning_rate=0.05,
@@ -326,16 +341,40 @@ def test_a_step_is_caffes_also_where_the_rate_changes(schedule, deterministic):
 def test_the_training_loss_is_the_one_of_old():
     """A golden curve. If it changes with intent (another initialisation, dropout or rate), say so
     in CHANGELOG.md and put here what the failure prints; if not, something is broken."""
-    recipe = replace(RECIPE, steps=20, learning_rate=0.005, bias_rate=1.0, dropout=0.1, pad=0, mirror=False)
+    recipe = replace(
+        RECIPE, steps=20, learning_rate=0.002, bias_rate=1.0, dropout=0.1, pad=0, mirror=False
+    )
     trainer, curve = trainer_of([member("baseB")], recipe), []
     for step in range(20):
         trainer.step(step, *images_of(step, count=16))
         curve.append(round(trainer.take_sums()[0].loss.item() / 16, 5))
-    print(curve)
-    assert curve == pytest.approx(GOLDEN, abs=1e-4)
+    # At this rate, weights that differ by 1e-6 give losses that differ by 1e-5; at a higher one,
+    # a unit that crosses nought or a pool's new maximum soon makes it 1e-2.
+    assert curve == pytest.approx(GOLDEN, abs=1e-4), f"now {curve}"
 
 
-GOLDEN = []  # fmt: skip
+GOLDEN = [
+    1.60297,
+    1.45198,
+    1.72567,
+    1.6677,
+    1.5366,
+    1.45861,
+    0.8826,
+    1.305,
+    1.5254,
+    1.07956,
+    1.04889,
+    1.5282,
+    1.15602,
+    0.95627,
+    1.40319,
+    1.26714,
+    0.80974,
+    0.89622,
+    1.06386,
+    0.9958,
+]
 
 
 # Dropout.

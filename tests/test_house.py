@@ -209,11 +209,11 @@ def watch(blocked, libraries, modules):
     )
 
 
-def test_spaces_results_and_report_work_where_neither_torch_nor_ray_can_be_imported():
+def test_study_results_report_and_commands_work_where_neither_torch_nor_ray_can_be_imported():
     """And importing them opens no file, makes no folder and starts nothing."""
     libraries = ["numpy", "scipy.stats", "pyarrow.fs", "pyarrow.parquet", "plotly.graph_objects"]
-    libraries += ["plotly.io", "plotly.offline", "plotly.subplots"]
-    rooms = {"__init__", "errors", "study", "results", "report", "tune_spaces"}
+    libraries += ["plotly.io", "plotly.offline", "plotly.subplots", "tyro.conf", "tyro.extras"]
+    rooms = {"__init__", "errors", "study", "results", "report", "tune_spaces", "cli"}
     watched = watch(["torch", "ray"], libraries, modules_of(rooms))
     assert watched.returncode == 0, watched.stdout + watched.stderr
 

@@ -240,6 +240,9 @@ LIMITS = [
     {"networks_per_trial": None},
     {"networks_per_trial": None, "trials_at_once": 3},
     {"networks_per_trial": None, "networks_per_cohort": 5},
+    {"networks_per_trial": None, "lanes": 2},
+    {"networks_per_trial": None, "lanes": 2, "trials_at_once": 3},
+    {"networks_per_trial": None, "lanes": 64, "cost": lambda treatment: 9 - treatment.n},
     {"networks_per_trial": 1},
     {"networks_per_trial": 7},
     {"networks_per_trial": 40},
@@ -257,17 +260,18 @@ def test_every_treatment_is_planned_exactly_once(limits):
 
 @pytest.mark.parametrize("limits", LIMITS)
 def test_parents_are_over_before_those_that_copy_from_them(limits):
-    """In an earlier wave, or in an earlier cohort of the same trial."""
+    """In an earlier wave, or in an earlier stage of the same trial: lanes run side by side."""
     over = set()
     for wave in make_plan(balanced(), **limits).waves:
-        before = set(over)
+        trained = set()
         for trial in wave:
-            own = set()
-            for cohort in trial.cohorts:
-                for treatment in cohort.treatments:
-                    assert treatment.parent is None or treatment.parent in before | own
-                own |= set(cohort.treatments)
-            over |= own
+            own = set(over)
+            for stage in trial.stages:
+                side_by_side = {t for lane in stage for cohort in lane for t in cohort.treatments}
+                assert {t.parent for t in side_by_side} - {None} <= own
+                own |= side_by_side
+            trained |= own
+        over |= trained
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -280,9 +284,22 @@ def test_a_cohort_has_one_target_and_all_limits_are_kept(limits):
             assert len(wave) <= limits.get("trials_at_once", 1)
         for trial in wave:
             assert len(trial.treatments) <= trial_limit
+            assert all(len(stage) <= limits.get("lanes", 1) for stage in trial.stages)
             for cohort in trial.cohorts:
                 assert len(cohort.treatments) <= min(cohort_limit, trial_limit)
                 assert len({(t.split, t.target) for t in cohort.treatments}) == 1
+
+
+def test_lanes_have_about_the_same_cost():
+    def cost(treatment):
+        return 10 - treatment.n
+
+    plan = make_plan(balanced(), networks_per_trial=None, lanes=3, cost=cost)
+    ((trial,),) = plan.waves
+    for stage in trial.stages:
+        costs = [sum(cost(t) for cohort in lane for t in cohort.treatments) for lane in stage]
+        assert len(costs) == 3
+        assert max(costs) - min(costs) <= 2 * 10
 
 
 def test_one_network_a_trial_is_the_textbook_way():
@@ -296,10 +313,11 @@ def test_alone_on_a_machine_one_trial_runs_everything():
 
 
 def test_ids_are_names_of_the_members_and_hold_no_time():
-    plan = make_plan(load_space("demo").treatments, networks_per_trial=None)
-    again = make_plan(reversed(load_space("demo").treatments), networks_per_trial=None)
+    plan, again = (
+        make_plan(load_space("demo").treatments, networks_per_trial=None) for _ in range(2)
+    )
     cohorts = [cohort for stage in plan.stages for cohort in stage]
-    assert {cohort.id for cohort in cohorts} == {c.id for stage in again.stages for c in stage}
+    assert [cohort.id for cohort in cohorts] == [c.id for stage in again.stages for c in stage]
     assert len({cohort.id for cohort in cohorts}) == len(cohorts)
     for cohort in cohorts:
         members = "\n".join(treatment.id for treatment in cohort.treatments)
@@ -309,6 +327,15 @@ def test_ids_are_names_of_the_members_and_hold_no_time():
         for trial in wave:
             ids = "\n".join(cohort.id for cohort in trial.cohorts)
             assert trial.id == hashlib.sha256(ids.encode()).hexdigest()[:12]
+
+
+def test_a_cohorts_id_does_not_depend_on_the_order_of_the_loops():
+    forth, back = (
+        make_plan(order, networks_per_trial=None)
+        for order in (load_space("demo").treatments, load_space("demo").treatments[::-1])
+    )
+    ids = [{cohort.id for stage in plan.stages for cohort in stage} for plan in (forth, back)]
+    assert ids[0] == ids[1]
 
 
 # The recipe.

@@ -1,7 +1,6 @@
 """The stream gives each worker exactly what the plan says, with Ray and without."""
 
 import logging
-import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ import pytest
 from raytransfer.data.manifest import demo_shards
 from raytransfer.data.plan import plan_stream
 from raytransfer.data.reader import read_locally
-from raytransfer.data.stream import batches, dataset, execution_options
+from raytransfer.data.stream import batches, dataset
 
 # Ray warns of its own settings when it makes its own context.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -121,30 +120,15 @@ def cluster():
     ray.shutdown()
 
 
-def consume(parts, plans):
-    """What each worker gets, all workers reading at the same time."""
-    got = [[] for _ in parts]
-
-    def read(rank):
-        got[rank].extend(batches(parts[rank], plans, rank))
-
-    threads = [threading.Thread(target=read, args=(rank,)) for rank in range(len(parts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return got
-
-
 def test_ray_gives_each_worker_its_part(cluster, monkeypatch):
     monkeypatch.setattr("raytransfer.data.plan.PACKET_BYTES", 200_000)  # many packets
     planned = [plan(start_step=3), plan((1, 2), steps=25, start_step=25), plan((1, 2), steps=25)]
     assert sum(1 for _ in planned[0].packets()) > 20
-    got = consume(dataset(planned).streaming_split(2, equal=True), planned)
     for rank in range(2):
+        got = list(batches(dataset(planned, rank).iterator(), planned, rank))
         expected = [batch for one in planned for batch in read_locally(one, rank)]
-        assert len(got[rank]) == len(expected)
-        assert all(map(same, got[rank], expected))
+        assert len(got) == len(expected)
+        assert all(map(same, got, expected))
 
 
 def test_a_stream_out_of_order_is_refused(cluster):
@@ -157,31 +141,3 @@ def test_a_stream_out_of_order_is_refused(cluster):
         list(batches([*blocks, blocks[0]], planned, 0))
     with pytest.raises(RuntimeError, match="ended before"):
         list(batches(blocks[:-1], planned, 0))
-
-
-def test_ray_train_workers_get_their_parts(cluster, tmp_path):
-    from ray.train import DataConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    planned = [plan(steps=30)]
-
-    def worker(config):
-        from ray import train
-
-        rank = train.get_context().get_world_rank()
-        stream = batches(train.get_dataset_shard("stream"), config["plans"], rank)
-        expected = read_locally(config["plans"][0], rank)
-        for got, wanted in zip(stream, expected, strict=True):
-            assert np.array_equal(got.images, wanted.images)
-            assert np.array_equal(got.labels, wanted.labels)
-            assert (got.phase, got.step) == (wanted.phase, wanted.step)
-
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"plans": planned},
-        scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(name="stream", storage_path=str(tmp_path)),
-        datasets={"stream": dataset(planned)},
-        dataset_config=DataConfig(execution_options=execution_options()),
-    )
-    assert trainer.fit().error is None

@@ -65,6 +65,8 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Tune's new output prints boxes even where it is told to print nothing.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ctrl-C ends a study; Tune would take it for the end of one wave.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     import ray
 
     if "RAY_ADDRESS" in os.environ:
