@@ -57,8 +57,8 @@ def prepare_study(
 ) -> Prepared:
     """Check everything that a study needs and plan it. Raises UserError for what cannot be.
 
-    recipe: the space's own if None. workers: training processes of a trial; None for one a core, or
-    one GPU. networks_per_trial: None for as many as memory holds.
+    recipe: the space's own if None. workers: processes that share each batch; None for one.
+    networks_per_trial: None for as many as memory holds and cores or GPUs can share out.
     """
     recipe = recipe or space.recipe
     manifest = read_manifest(data)

@@ -11,8 +11,8 @@ def crop(
     """Square crops less the mean image, cropped alike (paper, section 3).
 
     images: uint8 [b, channels, height, width]; mean: float32 [channels, height, width] in pixel
-    values. draws: uniform float [b, 3] for top, left and mirror; None takes the centre crop and
-    mirrors nothing. pad: pixels of mean colour around the image before a random crop.
+    values. draws: uniform float64 [b, 3], below 1, for top, left and mirror; None takes the centre
+    crop and mirrors nothing. pad: pixels of mean colour around the image before a random crop.
     Returns float32 [b, channels, side, side].
     """
     height, width = images.shape[-2:]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from raytransfer.nets.architecture import Architecture
-from raytransfer.nets.network import Network, Weights
+from raytransfer.nets.network import Network, Weights, layer_names
 from raytransfer.study.recipe import Recipe
 from raytransfer.train.augment import crop
 from raytransfer.train.stack import Member, Stack
@@ -158,7 +158,7 @@ class CohortTrainer:
         """One optimiser step of every network.
 
         images: uint8 [b, channels, height, width], this worker's share of the batch; labels: int64
-        [b]; positions: int64 [b], places in the order of training; draws: float [b, 3] in [0, 1).
+        [b]; positions: int64 [b], places in the order of training; draws: float64 [b, 3] in [0, 1).
         """
         for module in self.modules:
             module.train()
@@ -194,7 +194,16 @@ class CohortTrainer:
 
     def weights(self) -> dict[str, Weights]:
         """Every network's weights as they are now, by treatment id, on the CPU."""
-        return {id: own for _, stack in self.stacks for id, own in stack.weights().items()}
+        everything: dict[str, Weights] = {}
+        for _, stack in self.stacks:
+            everything |= stack.weights()
+            for member, join in zip(stack.members, stack.joins, strict=True):
+                for number in range(1, join + 1):
+                    prefix, _ = self._prefixes[member.mean, member.prefix]
+                    for name in layer_names(number):
+                        own = prefix.get_parameter(name).detach().cpu().clone()
+                        everything[member.treatment.id][name] = own
+        return everything
 
     def _set_rate(self, step: int) -> None:
         """Caffe keeps the rate inside the velocity; PyTorch does not.

@@ -56,6 +56,10 @@ class TrialJob:
     gpu: bool
     deterministic: bool
 
+    def __post_init__(self) -> None:
+        if self.lanes > 1 and self.workers > 1:
+            raise ValueError("Lanes of several workers would mix their gradients.")
+
     @property
     def lanes(self) -> int:
         """Lanes of the widest stage."""
@@ -124,9 +128,7 @@ def train_cohort(
         )
         if batch.phase == "train":
             draws = uniforms(recipe.seed, "crop", batch.positions, 3)
-            trainer.step(
-                batch.step, images, labels, positions, torch.from_numpy(draws).float().to(device)
-            )
+            trainer.step(batch.step, images, labels, positions, torch.from_numpy(draws).to(device))
             if writer is not None:
                 writer.tell(batch.step + 1)
             continue

@@ -56,6 +56,7 @@ class Stack(nn.Module):
         self.members = sorted(members, key=lambda member: member.treatment.frozen_layers)
         self.joins = [member.prefix_layers(architecture, dropout) for member in self.members]
         # Plain tensors, not buffers: constant, so no worker need send them to another.
+        self._learning = nn.ParameterDict()
         self._frozen: dict[str, Tensor] = {}
         self._seeds: dict[int, Tensor] = {}
         for number, layer in enumerate(architecture.layers, 1):
@@ -65,7 +66,7 @@ class Stack(nn.Module):
                 key = _attribute(name)
                 if learning:
                     tensors = [member.weights[name] for member in learning]
-                    self.register_parameter(key, nn.Parameter(_stacked(layer, tensors).to(device)))
+                    self._learning[key] = nn.Parameter(_stacked(layer, tensors).to(device))
                 if frozen:
                     tensors = [member.weights[name] for member in frozen]
                     self._frozen[key] = _stacked(layer, tensors).to(device)
@@ -81,9 +82,7 @@ class Stack(nn.Module):
 
     def _tensor(self, name: str) -> Tensor:
         key = _attribute(name)
-        parts = [getattr(self, key)] if key in self._parameters else []
-        if key in self._frozen:
-            parts.append(self._frozen[key])
+        parts = [part[key] for part in (self._learning, self._frozen) if key in part]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def forward(self, images: Tensor, shared: Shared, positions: Tensor) -> Tensor:
@@ -132,7 +131,10 @@ class Stack(nn.Module):
         return drop(x, self._seeds[number][: len(x)], positions, self.dropout)
 
     def weights(self) -> dict[str, Weights]:
-        """Every member's weights as they are now, by treatment id, on the CPU."""
+        """Every member's weights as they are now, by treatment id, on the CPU.
+
+        Those of its shared prefix are as they were at first: the stack does not hold them.
+        """
         everything = {}
         for place, member in enumerate(self.members):
             own = dict(member.weights)

@@ -13,22 +13,19 @@ A command imports what it needs when it runs: help comes at once, and what only 
 works where neither torch nor ray is installed.
 """
 
-import functools
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional
-from tyro.extras import subcommand_cli_from_dict
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from raytransfer.errors import UserError
-from raytransfer.study.recipe import Recipe, read_recipe
-from raytransfer.study.space import load_space, space_names
+from raytransfer.study.recipe import Recipe
+from raytransfer.study.space import load_space
 
 if TYPE_CHECKING:
     from raytransfer.results.table import Results
@@ -37,8 +34,8 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 1000
 """Columns of a table that no terminal limits: its lines are not folded."""
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
-"""Exit statuses: a network failed, the command was wrong, Ctrl-C."""
+FAILED = 1
+"""Exit status when a network failed."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Statistic = Literal["top1", "top1_best10"]
@@ -320,69 +317,6 @@ def splits(
     for task, indices in tasks.items():
         shown = (f"{i} {names[i]}" if data is not None else str(i) for i in indices)
         print(f"{task} ({len(indices)}): {', '.join(shown)}")
-
-
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    command.__name__: command
-    for command in (demo, prepare, plan, run, status, summary, export, report, splits)
-}
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status. args: those of the process if None."""
-    try:
-        outcome = _understand(list(sys.argv[1:] if args is None else args))()
-        sys.stdout.flush()
-        return outcome or 0
-    except UserError as error:
-        print("raytransfer:", " ".join(str(error).split()), file=sys.stderr)
-        return WRONG
-    except KeyboardInterrupt:
-        print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads on; without this, Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-
-
-def _understand(args: list[str]) -> Callable[[], int | None]:
-    """The command that `args` ask for, with all its settings.
-
-    What a recipe's flags default to is known only when the space and the recipe file are: so the
-    arguments are read twice.
-    """
-    # Help is given in the first reading; it shows the recipe of the space that is named.
-    named = [arg for arg in args if args[0] in ("plan", "run") and arg in space_names()]
-    call = _parse(args, load_space(named[0]).recipe if named else Recipe())
-    if "recipe_file" not in call.keywords:
-        return call
-    start = load_space(call.keywords["space"]).recipe
-    if call.keywords["recipe_file"] is not None:
-        start = read_recipe(call.keywords["recipe_file"], start)
-    return _parse(args, start)
-
-
-def _parse(args: list[str], start: Recipe) -> "functools.partial[int | None]":
-    def deferred(command: Callable[..., int | None]) -> Callable[..., Any]:
-        has_recipe = command in (plan, run)
-
-        # tyro takes the parameters from what is wrapped.
-        @functools.wraps(functools.partial(command, recipe=start) if has_recipe else command)
-        def call(**settings: Any) -> functools.partial[int | None]:
-            return functools.partial(command, **settings)
-
-        call.__doc__ = command.__doc__
-        return call
-
-    found: functools.partial[int | None] = subcommand_cli_from_dict(
-        {name: deferred(command) for name, command in COMMANDS.items()},
-        prog="raytransfer",
-        description="How transferable are the features of each layer of a network?",
-        args=args,
-        config=(DisallowNone,),
-    )
-    return found
 
 
 def _prepared(

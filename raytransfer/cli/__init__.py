@@ -1,0 +1,90 @@
+"""The command line: from arguments to one of the commands, and from its end to an exit status."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tyro.conf import DisallowNone
+from tyro.extras import subcommand_cli_from_dict
+
+from raytransfer.cli.commands import (
+    demo,
+    export,
+    plan,
+    prepare,
+    report,
+    run,
+    splits,
+    status,
+    summary,
+)
+from raytransfer.errors import UserError
+from raytransfer.study.recipe import Recipe, read_recipe
+from raytransfer.study.space import load_space, space_names
+
+CLOSED, WRONG, INTERRUPTED = 1, 2, 130
+"""Exit statuses: nobody reads the output, the command was wrong, Ctrl-C."""
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    command.__name__: command
+    for command in (demo, prepare, plan, run, status, summary, export, report, splits)
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status. args: those of the process if None."""
+    try:
+        outcome = _understand(list(sys.argv[1:] if args is None else args))()
+        sys.stdout.flush()
+        return outcome or 0
+    except UserError as error:
+        print("raytransfer:", " ".join(str(error).split()), file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on; without this, Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
+
+
+def _understand(args: list[str]) -> Callable[[], int | None]:
+    """The command that `args` ask for, with all its settings.
+
+    What a recipe's flags default to is known only when the space and the recipe file are: so the
+    arguments are read twice.
+    """
+    # Help is given in the first reading; it shows the recipe of the space that is named.
+    named = [arg for arg in args if args[0] in ("plan", "run") and arg in space_names()]
+    call = _parse(args, load_space(named[0]).recipe if named else Recipe())
+    if "recipe_file" not in call.keywords:
+        return call
+    start = load_space(call.keywords["space"]).recipe
+    if call.keywords["recipe_file"] is not None:
+        start = read_recipe(call.keywords["recipe_file"], start)
+    return _parse(args, start)
+
+
+def _parse(args: list[str], start: Recipe) -> "functools.partial[int | None]":
+    def deferred(command: Callable[..., int | None]) -> Callable[..., Any]:
+        has_recipe = command in (plan, run)
+
+        # tyro takes the parameters from what is wrapped.
+        @functools.wraps(functools.partial(command, recipe=start) if has_recipe else command)
+        def call(**settings: Any) -> functools.partial[int | None]:
+            return functools.partial(command, **settings)
+
+        call.__doc__ = command.__doc__
+        return call
+
+    found: functools.partial[int | None] = subcommand_cli_from_dict(
+        {name: deferred(command) for name, command in COMMANDS.items()},
+        prog="raytransfer",
+        description="How transferable are the features of each layer of a network?",
+        args=args,
+        config=(DisallowNone,),
+    )
+    return found
