@@ -55,7 +55,7 @@ def treatments():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, help="steps of each network (the demo's by default)")
-    parser.add_argument("--textbook", type=int, default=4, help="networks run by (c); 0 for none")
+    parser.add_argument("--textbook", type=int, default=2, help="networks run by (c); 0 for none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder) / "grid.py"

@@ -224,3 +224,27 @@ def test_importing_nets_data_and_the_training_core_opens_and_starts_nothing():
     modules = [name for name in modules_of({"nets", "data", "train"}) if "workers" not in name]
     watched = watch(["ray"], libraries, modules)
     assert watched.returncode == 0, watched.stdout + watched.stderr
+
+
+def test_the_readme_shows_the_files_that_there_are():
+    readme = (ROOT / "README.md").read_text()
+    block = readme.split("## Layout")[1].split("```")[1]
+    shown, folder = set(), ""
+    for line in block.strip().splitlines():
+        name = line.split()[0]
+        nested = line.startswith(" ")
+        folder = folder if nested else name
+        shown.add(f"{folder}{name}" if nested else name)
+    for name in shown:
+        assert (ROOT / name).exists(), f"the README's layout names {name}, which is not there"
+    package = {f"raytransfer/{p.parent.name}/" for p in ROOT.glob("raytransfer/*/*") if p.is_file()}
+    assert {name for name in package if "__pycache__" not in name} <= shown
+
+
+def test_the_readme_names_every_command_and_space():
+    from raytransfer.cli import COMMANDS
+    from raytransfer.study.space import space_names
+
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"raytransfer {name}" in readme for name in COMMANDS)
+    assert all(f"| `{name}` |" in readme for name in space_names())

@@ -1,4 +1,4 @@
-"""The whole road through Ray, on a few small networks: what runs, runs once, and comes out right."""
+"""The whole road through Ray, on a few small networks: what runs, runs once, and comes right."""
 
 import json
 import subprocess

@@ -85,7 +85,7 @@ def after_weights(layer: Layer, x: Tensor, networks: int = 1) -> Tensor:
         # The same as pooling after the ReLU, on a quarter of the values.
         x = F.max_pool2d(x, *layer.pool)
     if layer.relu:
-        x = F.relu(x)
+        x = F.relu(x, inplace=True)
     if layer.normalise:
         images, channels, *sides = x.shape
         # Caffe's k is 1 and its alpha is divided by the size, as PyTorch's is.

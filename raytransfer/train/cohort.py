@@ -201,7 +201,8 @@ class CohortTrainer:
                 for number in range(1, join + 1):
                     prefix, _ = self._prefixes[member.mean, member.prefix]
                     for name in layer_names(number):
-                        own = prefix.get_parameter(name).detach().cpu().clone()
+                        parameter = prefix.get_parameter(name).detach().cpu()
+                        own = parameter.clone(memory_format=torch.contiguous_format)
                         everything[member.treatment.id][name] = own
         return everything
 
