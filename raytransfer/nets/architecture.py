@@ -1,6 +1,7 @@
 """Architectures: a network is a list of eight layers, each with weights."""
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from raytransfer.errors import UserError
 
@@ -54,9 +55,7 @@ class Layer:
 
     def multiply_adds(self, inputs: Shape) -> int:
         """Multiply-adds of one image's forward pass."""
-        weights = 1
-        for size in self.weight_shape(inputs):
-            weights *= size
+        weights = prod(self.weight_shape(inputs))
         if self.kernel is None:
             return weights
         height, width = replace(self, pool=None).output_shape(inputs)[1:]

@@ -1,6 +1,7 @@
 """What a plan costs, counted from the networks' operations and sizes."""
 
 from dataclasses import dataclass
+from math import prod
 
 from raytransfer.nets.architecture import Architecture, architecture
 from raytransfer.study.plan import Cohort, Plan
@@ -73,10 +74,7 @@ def network_bytes(arch: Architecture, channels: int, images: int) -> int:
     shapes = arch.input_shapes(channels)
     weights = activations = 0
     for layer, inputs in zip(arch.layers, shapes, strict=True):
-        shape = layer.weight_shape(inputs)
-        size = 1
-        for extent in shape:
-            size *= extent
+        size = prod(layer.weight_shape(inputs))
         weights += size + layer.outputs
         # Output of the weights, of the ReLU and of the gradient, each before pooling.
         activations += 3 * layer.multiply_adds(inputs) * layer.outputs // size

@@ -16,6 +16,7 @@ import torch
 
 from raytransfer import __version__
 from raytransfer.data.manifest import Manifest, read_manifest
+from raytransfer.data.order import check_batch
 from raytransfer.data.plan import plan_stream
 from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
@@ -67,11 +68,7 @@ def prepare_study(
     if networks_per_trial is not None and networks_per_trial < 1:
         raise UserError(f"--networks-per-trial is 1 or more, or auto, not {networks_per_trial}.")
     layout = layout_for(device, workers, networks_per_trial)
-    if recipe.batch % layout.workers:
-        raise UserError(
-            f"A batch of {recipe.batch} images cannot be shared evenly by {layout.workers} "
-            "workers: set --batch or --workers."
-        )
+    check_batch(recipe.batch, layout.workers)
     _check_images(manifest, recipe, splits, space)
     most_classes = max(len(split.classes("AB")) for split in splits.values())
     plan = make_plan(

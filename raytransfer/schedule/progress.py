@@ -70,7 +70,7 @@ def _names(split: str, labels: list[str]) -> str:
 
 @contextmanager
 def display(watch: Watch, show: bool) -> Iterator[None]:
-    """A line on the terminal for as long as the block runs; a line a minute where there is none."""
+    """A bar for as long as the block runs; where there is no terminal, a line now and then."""
     if not show:
         yield
         return

@@ -133,8 +133,14 @@ class CohortTrainer:
                 shared[task][name, layer + 1] = x
         return shared
 
-    def _logits(self, images: Tensor, draws: Tensor | None, positions: Tensor) -> Tensor:
-        """[networks, b, classes] in the order of `members`."""
+    def _logits(
+        self,
+        modules: Sequence[nn.Module],
+        images: Tensor,
+        draws: Tensor | None,
+        positions: Tensor,
+    ) -> Tensor:
+        """[networks, b, classes] in the order of `members`. modules: the stacks, wrapped or not."""
         recipe, side = self.recipe, self.architecture.side
         inputs = {
             task: (
@@ -148,7 +154,7 @@ class CohortTrainer:
             shared = self._shared(inputs)
             parts = [
                 module(inputs[task], shared[task], positions)
-                for (task, _), module in zip(self.stacks, self.modules, strict=True)
+                for (task, _), module in zip(self.stacks, modules, strict=True)
             ]
         return torch.cat(parts).float()
 
@@ -163,7 +169,7 @@ class CohortTrainer:
         for module in self.modules:
             module.train()
         self._set_rate(step)
-        logits = self._logits(images, draws, positions)
+        logits = self._logits(self.modules, images, draws, positions)
         losses = _losses(logits, labels)
         self._optimiser.zero_grad(set_to_none=True)
         (losses.sum() / len(images)).backward()
@@ -175,11 +181,9 @@ class CohortTrainer:
         """Score every network on images (uint8, as in `step`; none at all is fine)."""
         if len(images) == 0:
             return
-        for _, stack in self.stacks:
-            stack.eval()
-        modules, self.modules = self.modules, [stack for _, stack in self.stacks]
-        logits = self._logits(images, None, torch.zeros_like(labels))
-        self.modules = modules
+        # Bare: a worker may have no image, and nothing is averaged.
+        stacks = [stack.eval() for _, stack in self.stacks]
+        logits = self._logits(stacks, images, None, torch.zeros_like(labels))
         _count(self.validated, logits, _losses(logits, labels), labels)
 
     def take_sums(self) -> tuple[Sums, Sums]:
