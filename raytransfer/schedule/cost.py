@@ -1,16 +1,21 @@
 """What a plan costs, counted from the networks' operations and sizes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from raytransfer.nets.architecture import Architecture, architecture
-from raytransfer.study.plan import Cohort, Plan
+from raytransfer.study.plan import Plan
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
-from raytransfer.study.treatment import LAYERS
+from raytransfer.study.treatment import LAYERS, Treatment
 
 RATES = {"cpu": 20e9, "cuda": 50e12}
 """Assumed useful floating-point operations a second: of one core, of one GPU."""
+
+STEP_MULTIPLY_ADDS = 60e6
+"""Multiply-adds that a core does in the time in which it starts a step's operations. On images of
+28x28 that is as much as two networks of a cohort; on large networks it is nothing."""
 
 _FLOATS_A_WEIGHT = 4
 """A weight, its gradient, its momentum, and the workers' sum of gradients."""
@@ -35,9 +40,11 @@ def plan_cost(
 ) -> Cost:
     """rate: floating-point operations a second of all devices together."""
     per_pass = recipe.steps * recipe.batch
-    operations = float(
-        sum(
-            2 * per_pass * cohort_multiply_adds(cohort, recipe, splits, channels)
+    operations = (
+        2.0
+        * per_pass
+        * sum(
+            sum(multiply_adds(cohort.treatments, recipe, splits, channels))
             for stage in plan.stages
             for cohort in stage
         )
@@ -50,23 +57,48 @@ def plan_cost(
     )
 
 
-def cohort_multiply_adds(
-    cohort: Cohort, recipe: Recipe, splits: dict[str, Split], channels: int
-) -> int:
-    """Multiply-adds of a training step for one image: three passes through layers that learn, one
-    through frozen ones, shared prefixes once."""
-    arch = architecture(recipe.network, len(splits[cohort.split].classes(cohort.target)))
-    by_layer = arch.multiply_adds(channels)
+def multiply_adds(
+    treatments: Sequence[Treatment], recipe: Recipe, splits: Mapping[str, Split], channels: int
+) -> list[int]:
+    """Multiply-adds of a training step for one image, by network: three passes through layers that
+    learn, one through frozen ones. A shared prefix counts for the first networks that need it."""
+    counts = []
+    prefixes: dict[tuple[str, str, str | None, int], int] = {}
+    by_layer_of = {
+        classes: architecture(recipe.network, classes).multiply_adds(channels)
+        for classes in {_classes(treatment, splits) for treatment in treatments}
+    }
+    arch = architecture(recipe.network, 2)
     shareable = arch.first_dropout if recipe.dropout else LAYERS
-    total = 0
-    prefixes: dict[tuple[str | None, int], int] = {}
-    for treatment in cohort.treatments:
-        frozen = treatment.frozen_layers
-        shared = min(frozen, shareable)
-        source = treatment.source, treatment.seed
-        prefixes[source] = max(prefixes.get(source, 0), shared)
-        total += sum(by_layer[shared:frozen]) + 3 * sum(by_layer[frozen:])
-    return total + sum(sum(by_layer[:shared]) for shared in prefixes.values())
+    for t in treatments:
+        by_layer = by_layer_of[_classes(t, splits)]
+        shared = min(t.frozen_layers, shareable)
+        prefix = t.split, t.target, t.source, t.seed
+        computed = prefixes.get(prefix, 0)
+        prefixes[prefix] = max(computed, shared)
+        own = sum(by_layer[shared : t.frozen_layers]) + 3 * sum(by_layer[t.frozen_layers :])
+        counts.append(sum(by_layer[computed:shared]) + own)
+    return counts
+
+
+def _classes(treatment: Treatment, splits: Mapping[str, Split]) -> int:
+    return len(splits[treatment.split].classes(treatment.target))
+
+
+def relative_costs(
+    treatments: Sequence[Treatment], recipe: Recipe, splits: Mapping[str, Split], channels: int
+) -> list[float]:
+    """What networks cost beside one another: their multiply-adds, and for the first of each target
+    what a pass costs however small its networks are."""
+    costs: list[float] = []
+    targets: set[tuple[str, str]] = set()
+    for t, count in zip(
+        treatments, multiply_adds(treatments, recipe, splits, channels), strict=True
+    ):
+        first = (t.split, t.target) not in targets
+        targets.add((t.split, t.target))
+        costs.append(count + first * STEP_MULTIPLY_ADDS / recipe.batch)
+    return costs
 
 
 def network_bytes(arch: Architecture, channels: int, images: int) -> int:

@@ -23,10 +23,10 @@ from raytransfer.nets.architecture import architecture
 from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
 from raytransfer.results.table import Results
 from raytransfer.schedule.cluster import Device, Layout, layout_for, ray_session
-from raytransfer.schedule.cost import cohort_multiply_adds, networks_that_fit
+from raytransfer.schedule.cost import networks_that_fit, relative_costs
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.trials import StudyJob, run_wave
-from raytransfer.study.plan import Cohort, Plan, make_plan
+from raytransfer.study.plan import Plan, make_plan
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import Space, with_parents
 from raytransfer.study.split import Split, make_split
@@ -79,9 +79,7 @@ def prepare_study(
         ),
         trials_at_once=layout.trials_at_once,
         lanes=layout.lanes,
-        cost=lambda treatment: cohort_multiply_adds(
-            Cohort((treatment,)), recipe, splits, manifest.channels
-        ),
+        costs=lambda networks: relative_costs(networks, recipe, splits, manifest.channels),
     )
     return Prepared(space, recipe, manifest, splits, layout, plan)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raytransfer.results.store import StudyFolder
-from raytransfer.schedule.cost import cohort_multiply_adds
+from raytransfer.schedule.cost import relative_costs
 from raytransfer.schedule.trials import StudyJob
 from raytransfer.study.plan import Plan
 from raytransfer.study.treatment import Treatment
@@ -29,7 +29,7 @@ class Watch:
         self._job = job
         self._cohorts = [cohort for stage in plan.stages for cohort in stage]
         self._work = {
-            cohort: cohort_multiply_adds(cohort, job.recipe, job.splits, channels)
+            cohort: sum(relative_costs(cohort.treatments, job.recipe, job.splits, channels))
             for cohort in self._cohorts
         }
         self.networks = len(plan.treatments)

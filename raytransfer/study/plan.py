@@ -2,11 +2,14 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from raytransfer.study.space import with_parents
 from raytransfer.study.treatment import Treatment
+
+HALVINGS = 20
+"""How closely the dearest of the lanes is known before no better cut is sought: a millionth."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ def make_plan(
     networks_per_cohort: int | None = None,
     trials_at_once: int = 1,
     lanes: int = 1,
-    cost: Callable[[Treatment], float] = lambda treatment: 1.0,
+    costs: Callable[[Sequence[Treatment]], Sequence[float]] = lambda networks: (
+        [1.0] * len(networks)
+    ),
 ) -> Plan:
     """Stages (bases, then those that copy from them), cohorts by target, lanes and trials.
 
@@ -91,13 +96,13 @@ def make_plan(
         `trials_at_once` and all `lanes` of each busy, with about the same cost each.
     networks_per_cohort: at most so many networks in memory at the same time; None for no limit.
     lanes: processes of one trial that train different networks side by side.
-    cost: of training a network, in any unit.
+    costs: of training networks side by side, what each adds to those before it; in any unit.
     """
     stages = [_in_order(stage) for stage in _stages(with_parents(treatments))]
     if networks_per_trial is not None:
         parts = [_by_count(stage, networks_per_trial) for stage in stages]
     else:
-        parts = [_by_cost(stage, trials_at_once * lanes, cost) for stage in stages]
+        parts = [_by_cost(stage, trials_at_once * lanes, costs) for stage in stages]
     cohorts = [[_cohorts(part, networks_per_cohort) for part in stage] for stage in parts]
     by_stage = tuple(tuple(c for lane in stage for c in lane) for stage in cohorts)
     if networks_per_trial is None and trials_at_once == 1:
@@ -138,16 +143,26 @@ def _by_count(stage: list[Treatment], limit: int) -> list[list[Treatment]]:
 
 
 def _by_cost(
-    stage: list[Treatment], count: int, cost: Callable[[Treatment], float]
+    stage: list[Treatment], count: int, costs: Callable[[Sequence[Treatment]], Sequence[float]]
 ) -> list[list[Treatment]]:
-    """At most `count` runs of neighbours, of about the same cost each."""
-    parts: list[list[Treatment]] = [[] for _ in range(count)]
-    total, before = sum(map(cost, stage)), 0.0
-    for treatment in stage:
-        middle = before + cost(treatment) / 2
-        parts[min(count - 1, int(count * middle / total))].append(treatment)
-        before += cost(treatment)
-    return [part for part in parts if part]
+    """At most `count` runs of neighbours, of which the dearest is as cheap as can be."""
+
+    def runs(limit: float) -> list[list[Treatment]]:
+        """Runs within the limit, from the first network on; one too many where it is too low."""
+        parts: list[list[Treatment]] = []
+        rest = stage
+        while rest and len(parts) <= count:
+            within = sum(total <= limit for total in itertools.accumulate(costs(rest)))
+            size = max(1, within)
+            parts.append(rest[:size])
+            rest = rest[size:]
+        return parts
+
+    low, high = 0.0, sum(costs(stage))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(runs(middle)) <= count else (middle, high)
+    return runs(high)
 
 
 def _cohorts(part: list[Treatment], limit: int | None) -> tuple[Cohort, ...]:

@@ -13,7 +13,7 @@ from raytransfer.nets.architecture import Architecture
 from raytransfer.nets.network import Network, Weights, layer_names
 from raytransfer.study.recipe import Recipe
 from raytransfer.train.augment import crop
-from raytransfer.train.stack import Member, Stack
+from raytransfer.train.stack import Member, Prefix, Stack
 
 STACKED_BELOW = 50_000_000
 """Multiply-adds an image under which networks are stacked: larger ones fill a device by themselves,
@@ -62,7 +62,7 @@ class CohortTrainer:
         data_parallel: bool = False,
     ) -> None:
         """
-        prefixes: weights that frozen layers are copied from, by the name in Member.prefix.
+        prefixes: weights that frozen layers are copied from, by the name in Member.parent.
         means: mean images, float32 [channels, height, width], by the task in Member.mean.
         data_parallel: whether the processes of torch.distributed share each batch; then gradients
             are averaged and sums added up over them.
@@ -76,18 +76,17 @@ class CohortTrainer:
             for task, mean in means.items()
             if task in {member.mean for member in members}
         }
-        self.stacks: list[tuple[str, Stack]] = []
-        self.modules: list[nn.Module] = []
         operations = sum(architecture.multiply_adds(next(iter(means.values())).shape[0]))
         alone = deterministic or operations > STACKED_BELOW
-        for task, group in _stacks(members, alone):
-            stack = Stack(architecture, group, recipe.dropout, self.device)
-            self.stacks.append((task, stack))
-            self.modules.append(_parallel(stack, self.device) if data_parallel else stack)
-        self.members = [member for _, stack in self.stacks for member in stack.members]
+        groups = [[member] for member in members] if alone else [members]
+        self.stacks = [Stack(architecture, group, recipe.dropout, self.device) for group in groups]
+        self.modules: list[nn.Module] = [
+            _parallel(stack, self.device) if data_parallel else stack for stack in self.stacks
+        ]
+        self.members = [member for stack in self.stacks for member in stack.members]
         self._prefixes = self._frozen(prefixes)
         # Fused: one pass over memory instead of four, for all networks at once.
-        parameters = [p for _, stack in self.stacks for p in stack.named_parameters()]
+        parameters = [p for stack in self.stacks for p in stack.named_parameters()]
         self._optimiser = torch.optim.SGD(
             [
                 {"params": [p for name, p in parameters if name.endswith("weight")]},
@@ -100,37 +99,34 @@ class CohortTrainer:
         self.trained = Sums.zero(len(self.members), self.device)
         self.validated = Sums.zero(len(self.members), self.device)
 
-    def _frozen(
-        self, prefixes: Mapping[str, Weights]
-    ) -> dict[tuple[str, str], tuple[Network, int]]:
-        """The shared prefixes as networks, with their depth, by mean and name."""
-        depths: dict[tuple[str, str], int] = defaultdict(int)
-        for _, stack in self.stacks:
+    def _frozen(self, weights: Mapping[str, Weights]) -> dict[Prefix, tuple[Network, int]]:
+        """The shared prefixes as networks, with their depth."""
+        depths: dict[Prefix, int] = defaultdict(int)
+        for stack in self.stacks:
             for member, join in zip(stack.members, stack.joins, strict=True):
-                key = member.mean, member.prefix
-                depths[key] = max(depths[key], join)
+                depths[member.prefix] = max(depths[member.prefix], join)
         return {
-            key: (
-                Network(self.architecture, prefixes[key[1]])
+            (mean, parent): (
+                Network(self.architecture, weights[parent])
                 .requires_grad_(False)
                 .to(self.device)
                 .to(memory_format=torch.channels_last)
                 .eval(),
                 depth,
             )
-            for key, depth in depths.items()
+            for (mean, parent), depth in depths.items()
             if depth
         }
 
     @torch.no_grad()
-    def _shared(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[tuple[str, int], Tensor]]:
-        """Activations of every frozen prefix after each of its layers, by mean."""
-        shared: dict[str, dict[tuple[str, int], Tensor]] = defaultdict(dict)
-        for (task, name), (network, depth) in self._prefixes.items():
-            x = inputs[task]
+    def _shared(self, inputs: Mapping[str, Tensor]) -> dict[tuple[Prefix, int], Tensor]:
+        """Activations of every frozen prefix after each of its layers."""
+        shared: dict[tuple[Prefix, int], Tensor] = {}
+        for prefix, (network, depth) in self._prefixes.items():
+            x = inputs[prefix[0]]
             for layer in range(depth):
                 x = network(x, start=layer, stop=layer + 1)
-                shared[task][name, layer + 1] = x
+                shared[prefix, layer + 1] = x
         return shared
 
     def _logits(
@@ -152,10 +148,7 @@ class CohortTrainer:
             self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
         ):
             shared = self._shared(inputs)
-            parts = [
-                module(inputs[task], shared[task], positions)
-                for (task, _), module in zip(self.stacks, modules, strict=True)
-            ]
+            parts = [module(inputs, shared, positions) for module in modules]
         return torch.cat(parts).float()
 
     def step(
@@ -182,7 +175,7 @@ class CohortTrainer:
         if len(images) == 0:
             return
         # Bare: a worker may have no image, and nothing is averaged.
-        stacks = [stack.eval() for _, stack in self.stacks]
+        stacks = [stack.eval() for stack in self.stacks]
         logits = self._logits(stacks, images, None, torch.zeros_like(labels))
         _count(self.validated, logits, _losses(logits, labels), labels)
 
@@ -199,11 +192,11 @@ class CohortTrainer:
     def weights(self) -> dict[str, Weights]:
         """Every network's weights as they are now, by treatment id, on the CPU."""
         everything: dict[str, Weights] = {}
-        for _, stack in self.stacks:
+        for stack in self.stacks:
             everything |= stack.weights()
             for member, join in zip(stack.members, stack.joins, strict=True):
                 for number in range(1, join + 1):
-                    prefix, _ = self._prefixes[member.mean, member.prefix]
+                    prefix, _ = self._prefixes[member.prefix]
                     for name in layer_names(number):
                         parameter = prefix.get_parameter(name).detach().cpu()
                         own = parameter.clone(memory_format=torch.contiguous_format)
@@ -222,16 +215,6 @@ class CohortTrainer:
         weights, biases = self._optimiser.param_groups
         weights.update(lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
         biases.update(lr=rate * recipe.bias_rate, momentum=momentum, weight_decay=0.0)
-
-
-def _stacks(members: Sequence[Member], alone: bool) -> list[tuple[str, list[Member]]]:
-    """Members by the mean that they subtract, or each by itself."""
-    if alone:
-        return [(member.mean, [member]) for member in members]
-    by_mean: dict[str, list[Member]] = defaultdict(list)
-    for member in members:
-        by_mean[member.mean].append(member)
-    return list(by_mean.items())
 
 
 def _parallel(stack: Stack, device: torch.device) -> nn.Module:

@@ -38,9 +38,10 @@ def keep_mask(seeds: Tensor, positions: Tensor, units: int, share: float) -> Ten
     Returns bool [networks, b, units].
     """
     rows = _mix(_mix(seeds)[:, None] + positions * _GOLDEN)
-    unit = torch.arange(units, device=seeds.device) * _GOLDEN
-    drawn = _shift(_mix(rows[:, :, None] + unit), 32)
-    return drawn >= int(share * 2**32)
+    # The 64 bits of a draw serve two units.
+    pair = torch.arange(-(-units // 2), device=seeds.device) * _GOLDEN
+    drawn = _mix(rows[:, :, None] + pair).view(torch.int32)[..., :units]
+    return drawn >= int(share * 2**32) - 2**31
 
 
 def drop(x: Tensor, seeds: Tensor, positions: Tensor, share: float) -> Tensor:

@@ -5,6 +5,7 @@ every other network are one grouped convolution or one batched product. A networ
 joins where its shared prefix ends, so a stack grows wider towards its classifier.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,11 @@ from raytransfer.nets.network import Weights, after_weights, layer_names
 from raytransfer.study.treatment import LAYERS, Treatment
 from raytransfer.train.draws import drop, dropout_seed
 
-Shared = Mapping[tuple[str, int], Tensor]
-"""Activations of frozen prefixes, by the prefix's name and the number of layers it went through."""
+Prefix = tuple[str, str]
+"""A frozen prefix: the mean that is subtracted from its images, and the name of its network."""
+
+Shared = Mapping[tuple[Prefix, int], Tensor]
+"""Activations of frozen prefixes, by prefix and the number of layers that they went through."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,14 @@ class Member:
 
     treatment: Treatment
     weights: Weights
-    prefix: str
+    parent: str
     """Name of the network that its frozen layers are copied from."""
     mean: str
     """Task whose mean image is subtracted: the source's, as in the paper; else the target's."""
+
+    @property
+    def prefix(self) -> Prefix:
+        return self.mean, self.parent
 
     def prefix_layers(self, architecture: Architecture, dropout: float) -> int:
         """Frozen layers that are the same for all who share the prefix: up to the first dropout."""
@@ -52,8 +60,9 @@ class Stack(nn.Module):
         self.architecture = architecture
         self.dropout = dropout
         # Later joiners stand behind earlier ones, and of one layer, frozen weights behind learning
-        # ones: so the networks at work in a layer are always the first few.
-        self.members = sorted(members, key=lambda member: member.treatment.frozen_layers)
+        # ones: so the networks at work in a layer are always the first few. Those that subtract the
+        # same mean are neighbours, for they share the input of layer 1.
+        self.members = sorted(members, key=lambda m: (m.treatment.frozen_layers, m.mean))
         self.joins = [member.prefix_layers(architecture, dropout) for member in self.members]
         # Plain tensors, not buffers: constant, so no worker need send them to another.
         self._learning = nn.ParameterDict()
@@ -85,26 +94,38 @@ class Stack(nn.Module):
         parts = [part[key] for part in (self._learning, self._frozen) if key in part]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def forward(self, images: Tensor, shared: Shared, positions: Tensor) -> Tensor:
-        """images [b, channels, side, side]; positions int64 [b] seed the dropout."""
+    def forward(self, inputs: Mapping[str, Tensor], shared: Shared, positions: Tensor) -> Tensor:
+        """inputs: images less each mean, [b, channels, side, side]; positions int64 [b] seed the
+        dropout."""
         x: Tensor | None = None
         for number, layer in enumerate(self.architecture.layers, 1):
             if (active := self._active(number)) == 0:
                 continue
+            weight, bias = (self._tensor(name) for name in layer_names(number))
             if number == 1:
-                x = images
+                x = self._first(inputs, weight, bias)
             else:
                 x = self._join(x, number, shared)
                 x = self._drop(x, number - 1, positions)
-            weight, bias = (self._tensor(name) for name in layer_names(number))
-            if layer.convolution:
-                groups = layer.groups * (active if number > 1 else 1)
-                x = F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
-            else:
-                x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+                if layer.convolution:
+                    groups = layer.groups * active
+                    x = F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
+                else:
+                    x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
             x = after_weights(layer, x, active)
         assert x is not None
         return x
+
+    def _first(self, inputs: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+        """Layer 1, a convolution, before what follows it: once for each mean."""
+        layer = self.architecture.layers[0]
+        networks = Counter(member.mean for member in self.members[: self._active(1)])
+        rows = [count * layer.outputs for count in networks.values()]
+        parts = [
+            F.conv2d(inputs[mean], w, b, layer.stride, layer.padding, groups=layer.groups)
+            for mean, w, b in zip(networks, weight.split(rows), bias.split(rows), strict=True)
+        ]
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def _join(self, x: Tensor | None, number: int, shared: Shared) -> Tensor:
         """The input of layer `number`: those at work already, then those whose prefix ends here."""
