@@ -567,6 +567,9 @@ def work_in_halves(rank, folder):
         content |= {"images": trained.images, "validated": validated.images}
         content |= {"loss": validated.loss, "top1": validated.top1}
         save_file(content, f"{folder}/{name}-{rank}.safetensors")
+        # Threads of its own end with it; what outlives the process group may abort the process.
+        del trainer
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -1,16 +1,21 @@
 """Images to shards and back, and what is said of folders that are not shards."""
 
+import errno
 import gzip
 import io
 import json
+import pickle
 import shutil
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet as pq
 
-from raytransfer.data import shards as shards_module
+from raytransfer import folder as folder_module
+from raytransfer.data import deal
 from raytransfer.data.manifest import (
     demo_shards,
     mean_colour,
@@ -20,8 +25,12 @@ from raytransfer.data.manifest import (
 )
 from raytransfer.data.plan import plan_stream
 from raytransfer.data.reader import Images, read_locally
-from raytransfer.data.shards import prepare
+from raytransfer.data.shards import prepare as prepare_sized
+from raytransfer.data.sources import idx as idx_module
 from raytransfer.errors import UserError
+
+# Kept as they are, unless a test says otherwise: most images here are small.
+prepare = partial(prepare_sized, size=None)
 
 NUMBERS = {"seed": 0, "batch": 8, "steps": 3, "validate_every": 2}
 
@@ -89,9 +98,9 @@ def test_idx_files_come_back_pixel_by_pixel(idx, tmp_path):
 
 
 def test_several_shards_are_read_as_one(idx, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards_module, "SHARD", 130)
+    monkeypatch.setattr(deal, "MOST_ROWS", 200)
     manifest = prepare(idx, tmp_path / "many")
-    assert [file.rows for file in manifest.train] == [130, 130, 70]
+    assert [file.rows for file in manifest.train] == [200, 130]
     monkeypatch.undo()
     one = prepare(idx, tmp_path / "one")
     for split in ("train", "val"):
@@ -100,7 +109,7 @@ def test_several_shards_are_read_as_one(idx, tmp_path, monkeypatch):
         ):
             assert np.array_equal(many_part, one_part)
     images = Images(manifest, "train", (0, 2))
-    assert images.groups.max() == 2 + 2 + 1 - 1
+    assert images.groups.max() == 2 + 2 - 1
     every, labels = pixels_of(one, "train")
     rows = np.array([200, 3, 3, 100])
     assert np.array_equal(images.read(rows), every[np.flatnonzero(labels != 1)[rows]])
@@ -136,7 +145,7 @@ def test_a_tree_is_warped_to_squares(tree, tmp_path):
 def test_a_tree_is_kept_byte_by_byte(tree, tmp_path):
     manifest = prepare(tree, tmp_path / "out")
     assert (manifest.height, manifest.width) == (None, None)
-    table = shards_module.pq.ParquetFile(tmp_path / "out" / manifest.val[0].name).read()
+    table = pq.ParquetFile(tmp_path / "out" / manifest.val[0].name).read()
     for row in table.to_pylist():
         assert row["image"] == (tree / row["key"]).read_bytes()
         assert (row["width"], row["height"]) == Image.open(io.BytesIO(row["image"])).size
@@ -158,6 +167,7 @@ def test_unreadable_images_are_named_and_counted(tree, tmp_path):
     reasons = {bad["key"]: bad["reason"] for bad in map(json.loads, lines)}
     assert reasons.keys() == {"train/cat/bad.jpg", "train/cat/half.png"}
     assert reasons["train/cat/bad.jpg"] == "not an image"
+    assert "truncated" in reasons["train/cat/half.png"]
 
 
 def test_preparing_again_changes_nothing(idx, tmp_path):
@@ -175,24 +185,83 @@ def test_preparing_again_changes_nothing(idx, tmp_path):
         prepare(idx, tmp_path / "out", seed=1)
 
 
-def test_an_interrupted_prepare_is_begun_anew(idx, tmp_path):
-    def interrupt(done, total):
-        if done > 200:
+@pytest.mark.parametrize("at", [("converting", 100), ("converting", 330), ("writing", 1)])
+def test_an_interrupted_prepare_goes_on_to_the_same_bytes(idx, tmp_path, monkeypatch, at):
+    monkeypatch.setattr(idx_module, "PART", 60)
+    monkeypatch.setattr(deal, "MOST_ROWS", 100)
+
+    def interrupt(doing, done, of):
+        if doing == at[0] and done >= at[1]:
             raise KeyboardInterrupt
 
+    out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        prepare(idx, tmp_path / "out", progress=interrupt)
+        prepare(idx, out, progress=interrupt)
     with pytest.raises(UserError, match="unfinished: run the same"):
-        read_manifest(tmp_path / "out")
-    again = prepare(idx, tmp_path / "out")
+        read_manifest(out)
+    with pytest.raises(UserError, match="unfinished shards made otherwise \\(seed differ"):
+        prepare(idx, out, seed=1)
+    (out / "unfinished" / "train-00001.images.77.part").write_bytes(b"of a killed process")
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    said = []
+    again = prepare(idx, out, progress=lambda *told: said.append(told))
+    assert done
+    assert said[0][1] >= min(at[1], 60)  # what was done is not done again
     assert again.digest == prepare(idx, tmp_path / "other").digest
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.json",
+        "means.npy",
+        *(f"train-{i:05d}-of-00004.parquet" for i in range(4)),
+        "val-00000-of-00001.parquet",
+    ]
+
+
+def test_any_worker_writes_the_same_bytes(idx, tmp_path, monkeypatch):
+    """Jobs end in another order, in processes that know nothing but the job."""
+    monkeypatch.setattr(idx_module, "PART", 60)
+
+    def backwards(function, jobs):
+        for job in reversed(jobs):
+            yield pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(job)))))
+
+    there = prepare(idx, tmp_path / "there", mapper=backwards)
+    assert there.digest == prepare(idx, tmp_path / "here").digest
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tree, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    real = open
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def almost_full(path, mode="r"):
+        file = real(path, mode)
+        return Full(file) if "val-00000-of" in path else file
+
+    monkeypatch.setattr(folder_module, "open", almost_full, raising=False)
+    with pytest.raises(UserError, match=r"out cannot be written: No space left on device"):
+        prepare(tree, out, size=8)
+    monkeypatch.undo()
+    assert not list(out.rglob("*.part"))
+    assert prepare(tree, out, size=8).train_counts == (6, 6)
 
 
 def test_what_is_no_source_is_refused(tmp_path, idx, tree):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="no folder"):
         prepare(tmp_path / "nowhere", out)
-    with pytest.raises(UserError, match="neither IDX files"):
+    with pytest.raises(UserError, match="which is not ILSVRC2012_img_train"):
         prepare(tmp_path, out)
     with pytest.raises(UserError, match="3 classes: give as many"):
         prepare(idx, out, class_names=["a", "b"])
@@ -208,10 +277,10 @@ def test_what_is_no_source_is_refused(tmp_path, idx, tree):
     with pytest.raises(UserError, match="differ: owl is in one"):
         prepare(tree, out)
     (tree / "val" / "owl").mkdir()
-    with pytest.raises(UserError, match=r"owl is empty"):
+    with pytest.raises(UserError, match=r"val/owl in .* is empty"):
         prepare(tree, out)
     shutil.rmtree(tree / "val")
-    with pytest.raises(UserError, match="no folder val"):
+    with pytest.raises(UserError, match="none of val, valid, validation beside it"):
         prepare(tree, out)
     assert not out.exists()
 

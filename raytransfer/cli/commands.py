@@ -15,8 +15,10 @@ works where neither torch nor ray is installed.
 
 import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,11 +36,15 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 1000
 """Columns of a table that no terminal limits: its lines are not folded."""
 
+SAY_SECONDS = 15.0
+"""How often progress is said where there is no terminal to draw it on."""
+
 FAILED = 1
 """Exit status when a network failed."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Statistic = Literal["top1", "top1_best10"]
+Layout = Literal["auto", "tree", "ilsvrc", "huggingface", "webdataset", "idx", "torchvision"]
 Flag = FlagCreatePairsOff[bool]
 Space = Annotated[Positional[str], tyro.conf.arg(metavar="SPACE")]
 Study = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY")]
@@ -68,57 +74,83 @@ def demo(*, out: Path = Path("raytransfer-demo")) -> int:
 
 
 def prepare(
-    source: Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")],
-    dest: Annotated[Positional[Path], tyro.conf.arg(metavar="DEST")],
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")],
+    dest: Annotated[Positional[str], tyro.conf.arg(metavar="DEST")],
     *,
-    size: int | None = None,
+    format: Layout = "auto",
+    size: int | Literal["keep"] = 256,
+    fit: Literal["warp", "crop"] = "warp",
+    quality: int = 90,
+    workers: int | None = None,
+    max_bad: float = 0.001,
+    seed: int = 0,
     train_per_class: int | None = None,
     val_per_class: int | None = None,
-    seed: int = 0,
     class_names: tuple[str, ...] | None = None,
+    root: Path | None = None,
     licence: Path | None = None,
 ) -> None:
-    """Write a folder of images as Parquet shards, once for all splits.
+    """Write images as Parquet shards, once for all splits. The same command again goes on.
 
     Args:
-        source: Folder with IDX files, or with a tree train/<class>/, val/<class>/.
-        dest: New folder for the shards.
-        size: Pixels of the square that every image is warped to. None: kept as they are.
+        source: Folder of images, or its URI (s3://...); or a torchvision data set's name.
+        dest: New folder for the shards, or its URI.
+        format: Layout of the source; auto finds out and says what it found.
+        size: Pixels of the square that every image is made into; keep: as they are, byte by byte.
+        fit: warp the whole image, as in the paper, or crop the largest square in its middle.
+        quality: Of JPEG, 1 to 95.
+        workers: Processes, through Ray. None: all cores, or a cluster's; 1: this one, without Ray.
+        max_bad: Share of unreadable images beyond which to stop; quarantine.jsonl names them.
+        seed: Of the one random order in which the images are written.
         train_per_class: The first so many training images of each class. None: all.
         val_per_class: The first so many validation images of each class. None: all.
-        seed: Of the one random order in which the images are written.
         class_names: Names of the classes of IDX files, in label order. None: 0, 1, ...
+        root: Folder that holds a torchvision data set, or is to. None: data.
         licence: Text file to lay beside the shards.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from raytransfer.data.manifest import SPLITS
+    from raytransfer.data.mapping import in_turn, over_ray
     from raytransfer.data.shards import prepare as write_shards
+    from raytransfer.data.sources.find import find_source
+    from raytransfer.schedule.session import cores, ray_session
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("images", total=None)
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is 1 or more, not {workers}.")
+    found = find_source(
+        source, format, class_names=class_names, root=str(root) if root is not None else None
+    )
+    classes = "" if found.classes is None else f"{len(found.classes):,} classes, "
+    counts = f"about {found.count('train'):,} training and {found.count('val'):,} validation images"
+    print(f"{source}: {found.layout}, {classes}{counts}.", file=sys.stderr)
+    start = time.perf_counter()
+    session = nullcontext() if workers == 1 else ray_session(workers or cores())
+    with _image_bar() as progress, session:
         manifest = write_shards(
-            source,
+            found,
             dest,
-            size=size,
+            size=None if size == "keep" else size,
+            fit=fit,
+            quality=quality,
             seed=seed,
             train_per_class=train_per_class,
             val_per_class=val_per_class,
-            class_names=class_names,
             licence=licence,
-            progress=lambda done, all_: progress.update(task, completed=done, total=all_),
+            max_bad=max_bad,
+            mapper=in_turn if workers == 1 else over_ray,
+            progress=progress,
         )
+    seconds = time.perf_counter() - start
     rows = []
     for split in SPLITS:
         files = manifest.files(split)
         images, size_mb = sum(f.rows for f in files), sum(f.bytes for f in files) / 1e6
         rows.append((split, f"{images:,}", str(len(files)), f"{size_mb:.1f}"))
-    classes = f"{len(manifest.classes)} classes"
-    _show(f"Shards in {dest}: {classes}", ("split", "images", "files", "MB"), rows)
+    title = f"Shards in {dest}: {len(manifest.classes):,} classes, {seconds:.0f} s"
+    _show(title, ("split", "images", "files", "MB"), rows)
     if manifest.quarantined:
         print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
+    if manifest.duplicates:
+        print(f"{manifest.duplicates} images are copies of others, and kept; duplicates.jsonl.")
 
 
 def plan(
@@ -356,6 +388,37 @@ def _train(prepared: "Prepared", study: str, deterministic: bool = False) -> "Re
         # Ray Tune takes Ctrl-C for itself, and returns as if all were done.
         raise KeyboardInterrupt
     return results
+
+
+@contextmanager
+def _image_bar() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar for as long as the block runs; where there is no terminal, a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")
+    bar = Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+    task = bar.add_task("starting", total=None, rate="")
+    began: dict[str, tuple[float, float]] = {}
+    said = time.monotonic()
+
+    def progress(doing: str, done: float, of: float) -> None:
+        nonlocal said
+        now = time.monotonic()
+        since, first = began.setdefault(doing, (now, done))
+        rate = (done - first) / max(now - since, 1e-9)
+        unit = "images" if doing == "converting" else "files"
+        told = f"{done:,.0f} of {of:,.0f} {unit}, {rate:,.0f} a second" if done > first else ""
+        bar.update(task, description=doing, completed=done, total=of, rate=told)
+        if not console.is_terminal and now - said > SAY_SECONDS and told:
+            said = now
+            console.print(f"{doing}: {told}, {(of - done) / rate:,.0f} s left", highlight=False)
+
+    with bar:
+        yield progress
 
 
 def _status(results: "Results") -> int:

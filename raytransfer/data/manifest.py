@@ -61,6 +61,8 @@ class Manifest:
     """Mean over the pixels of each class's training images, 0..255: [class][channel]."""
     quarantined: int
     """Images that could not be read; quarantine.jsonl names them."""
+    duplicates: int
+    """Images whose file is that of another one; duplicates.jsonl names them. They are kept."""
     train: tuple[StoredFile, ...]
     val: tuple[StoredFile, ...]
     means: StoredFile

@@ -13,13 +13,11 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import fs
-
 from raytransfer.errors import UserError
+from raytransfer.folder import Folder
 from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment
 
@@ -30,72 +28,10 @@ LEASE_SECONDS = 30.0
 """A driver that has been silent for so long is taken for dead."""
 
 
-class StudyFolder:
+class StudyFolder(Folder):
     """The files of one study. `root` is a path or a URI such as s3://bucket/study."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = str(root)
-        if "://" in self.root:
-            try:
-                self._files, self._path = fs.FileSystem.from_uri(self.root)
-            except pa.ArrowInvalid as error:
-                raise UserError(f"{self} is no place for a study: {error}.") from None
-        else:
-            self._files, self._path = fs.LocalFileSystem(), str(Path(root).resolve())
-
-    def __str__(self) -> str:
-        return self.root
-
-    @property
-    def uri(self) -> str:
-        """The root as a path or URI that means the same on every machine that shares it."""
-        return self.root if "://" in self.root else self._path
-
-    def read(self, name: str) -> bytes | None:
-        """A file's bytes; None where there is no such file."""
-        try:
-            with self._files.open_input_file(f"{self._path}/{name}") as file:
-                content: bytes = file.read()
-                return content
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file whole or not at all.
-
-        Raises UserError where the folder cannot be written.
-        """
-        path = f"{self._path}/{name}"
-        try:
-            if isinstance(self._files, fs.LocalFileSystem):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                part = f"{path}.{os.getpid()}.part"
-                with open(part, "wb") as file:
-                    file.write(content)
-                os.replace(part, path)
-            else:
-                # An object appears when its stream is closed, as a whole.
-                with self._files.open_output_stream(path) as stream:
-                    stream.write(content)
-        except (OSError, pa.ArrowException) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"The study folder {self} cannot be written: {reason}.") from error
-
-    def read_json(self, name: str) -> Any:
-        """A JSON file's content; None where there is no such file. Raises UserError if broken."""
-        content = self.read(name)
-        try:
-            return None if content is None else json.loads(content)
-        except (ValueError, RecursionError):
-            raise UserError(f"{name} in the study folder {self} is not readable JSON.") from None
-
-    def write_json(self, name: str, content: Any) -> None:
-        self.write(name, (json.dumps(content, indent=1) + "\n").encode())
-
-    def names(self, folder: str) -> list[str]:
-        """Names of the entries of a folder; none where there is no such folder."""
-        selector = fs.FileSelector(f"{self._path}/{folder}", allow_not_found=True)
-        return sorted(PurePosixPath(info.path).name for info in self._files.get_file_info(selector))
+    kind = "study folder"
 
     # What is in the files.
 

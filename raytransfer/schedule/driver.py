@@ -22,9 +22,10 @@ from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
 from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
 from raytransfer.results.table import Results
-from raytransfer.schedule.cluster import Device, Layout, layout_for, ray_session
+from raytransfer.schedule.cluster import Device, Layout, layout_for
 from raytransfer.schedule.cost import networks_that_fit, relative_costs
 from raytransfer.schedule.progress import Watch, display
+from raytransfer.schedule.session import cores, ray_session
 from raytransfer.schedule.trials import StudyJob, run_wave
 from raytransfer.study.plan import Plan, make_plan
 from raytransfer.study.recipe import Recipe
@@ -137,7 +138,9 @@ def run_study(
         waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
         if any(waves):
             watch = Watch(folder, prepared.plan, job, prepared.manifest.channels)
-            with display(watch, show), ray_session():
+            # More than there are: trials' drivers and the stream's readers run beside training, and
+            # Ray Data waits for ever for a core that training does not leave.
+            with display(watch, show), ray_session(2 * cores() + 1):
                 for wave in filter(None, waves):
                     run_wave(wave, job)
     return read_study(root)

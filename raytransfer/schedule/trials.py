@@ -1,8 +1,6 @@
 """Waves of trials through Ray Tune, each trial one run of Ray Train over one stream of Ray Data."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,19 +81,18 @@ def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
             fit(job)
         tune.report({"networks": len(by_id[config["trial"]].treatments)})
 
-    with _silent():
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"CPU": 0.01}),
-            param_space={"trial": tune.grid_search(sorted(by_id))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=study.layout.trials_at_once),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=f"{study.study}/ray",
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=TRIES - 1),
-            ),
-        )
-        results = tuner.fit()
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"CPU": 0.01}),
+        param_space={"trial": tune.grid_search(sorted(by_id))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=study.layout.trials_at_once),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=f"{study.study}/ray",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=TRIES - 1),
+        ),
+    )
+    results = tuner.fit()
     for error in results.errors:
         raise UserError(
             f"A trial of {study.study} failed {TRIES} times, at last with: {_cause(error)}. "
@@ -112,17 +109,3 @@ def _cause(error: BaseException) -> str:
         error = inner
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Ray's own log lines off; what a user needs to know, the study says."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,0 +1,148 @@
+"""From runs to shards: all images in their one order, cut into Parquet files."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet as pq
+
+from raytransfer.data.manifest import Split, StoredFile
+from raytransfer.data.runs import Run, run_name
+from raytransfer.folder import Folder
+
+ROW_GROUP = 100
+"""Rows of a row group, the least that is read at once: 2 MB of photographs of 20 kB, enough for one
+request to an object store, and few enough that mixing rows of 32 groups fits in memory."""
+
+SHARD_BYTES = 100 * 2**20
+"""Encoded images of a shard: large enough for an object store, and four processes that each hold
+one twice, as rows and as a file, stay within a gigabyte."""
+
+MOST_ROWS = 10_000
+"""Rows of a shard at most, as small images would make one of millions."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+    ]
+)
+"""A row of a shard: the encoded image, and the width and height that the original had."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All images of a split in their order, and where each lies among the runs."""
+
+    run: NDArray[np.int64]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+    label: NDArray[np.int32]
+    original: NDArray[np.int32]
+    key: pa.Array
+
+    def some(self, first: int, stop: int) -> "Rows":
+        columns = {name: column[first:stop] for name, column in vars(self).items()}
+        return Rows(**{**columns, "key": pa.array(columns["key"].to_pylist(), pa.string())})
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What a process is to do: gather the rows of one shard from the runs."""
+
+    dest: str
+    split: Split
+    name: str
+    rows: Rows
+    classes: tuple[str, ...]
+
+
+def in_order(runs: Sequence[Run]) -> Rows:
+    """The rows of all runs of a split, in the order of all images."""
+    number = np.repeat(np.arange(len(runs)), [len(run.order) for run in runs])
+    place = np.lexsort((number, np.concatenate([run.order for run in runs])))
+    keys = pa.chunked_array([run.key for run in runs], pa.string()).combine_chunks()
+    return Rows(
+        run=number[place],
+        start=np.concatenate([run.start for run in runs])[place],
+        size=np.concatenate([run.size for run in runs]).astype(np.int64)[place],
+        label=np.concatenate([run.label for run in runs])[place],
+        original=np.concatenate([run.original for run in runs])[place],
+        key=keys.take(pa.array(place)),
+    )
+
+
+def rows_of_a_shard(images: int, encoded_bytes: int) -> int:
+    """A whole number of row groups, of about SHARD_BYTES."""
+    rows = SHARD_BYTES * images // max(1, encoded_bytes)
+    return max(ROW_GROUP, min(MOST_ROWS, rows) // ROW_GROUP * ROW_GROUP)
+
+
+def write_shard(job: ShardJob) -> StoredFile:
+    """Write one shard, or look again at one that is there."""
+    folder, rows = Folder(job.dest), job.rows
+    content = folder.read(job.name)
+    if content is None:
+        names = pa.array(job.classes, pa.string())
+        images: list[bytes] = [b""] * len(rows.label)
+        for place, image in _gather(folder, job.split, rows):
+            images[place] = image
+        table = pa.Table.from_arrays(
+            [
+                pa.array(images, pa.binary()),
+                pa.array(rows.label, pa.int32()),
+                names.take(pa.array(rows.label)),
+                rows.key,
+                pa.array(rows.original[:, 0], pa.int32()),
+                pa.array(rows.original[:, 1], pa.int32()),
+            ],
+            schema=SCHEMA,
+        )
+        del images
+        out = io.BytesIO()
+        pq.write_table(
+            table,
+            out,
+            row_group_size=ROW_GROUP,
+            compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
+            use_dictionary=["label", "class_name"],
+            write_statistics=["label"],  # of images it would copy whole ones into the footer
+        )
+        content = out.getvalue()
+        folder.write(job.name, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return StoredFile(job.name, len(rows.label), len(content), sha256)
+
+
+def _gather(folder: Folder, split: Split, rows: Rows) -> Iterator[tuple[int, bytes]]:
+    """Place and content of each row, run by run; neighbours are read at once."""
+    by_place = np.lexsort((rows.start, rows.run))
+    run, start = rows.run[by_place], rows.start[by_place]
+    stop = start + rows.size[by_place]
+    apart = (run[1:] != run[:-1]) | (start[1:] != stop[:-1])
+    firsts = np.flatnonzero(np.concatenate([[True], apart]))
+    opened, number = None, -1
+    for first, last in zip(firsts, [*firsts[1:], len(run)], strict=True):
+        if run[first] != number:
+            if opened is not None:
+                opened.close()
+            number = int(run[first])
+            opened = folder.open(f"{run_name(split, number)}.images")
+        assert opened is not None
+        opened.seek(int(start[first]))
+        together = opened.read(int(stop[last - 1] - start[first]))
+        for i in range(first, last):
+            yield (
+                int(by_place[i]),
+                together[start[i] - start[first] : stop[i] - start[first]],
+            )
+    if opened is not None:
+        opened.close()

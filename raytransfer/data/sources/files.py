@@ -1,0 +1,90 @@
+"""Parts of a source whose images are files of their own."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pyarrow import fs
+
+from raytransfer.data.sources.source import PART_IMAGES, Found, printable
+from raytransfer.folder import Folder
+
+
+@dataclass(frozen=True)
+class FilesPart:
+    root: str
+    """Path or URI of the folder that the names begin in."""
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        return len(self.names)
+
+    def read(self) -> Iterator[Found]:
+        folder = Folder(self.root)
+        for name, label in zip(self.names, self.labels, strict=True):
+            try:
+                content = (
+                    _read_regular(f"{folder.path}/{name}") if folder.local else folder.read(name)
+                )
+                yield Found(printable(name), label, content, "" if content is not None else "gone")
+            except OSError as error:
+                yield Found(printable(name), label, None, error.strerror or str(error))
+
+
+def _read_regular(path: str) -> bytes:
+    """A file's bytes. Raises OSError for what is no regular file, as a pipe would never end."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(None, "not a regular file")
+        return file.read()
+
+
+def in_parts(root: str, named: Iterable[tuple[str, int]]) -> tuple[FilesPart, ...]:
+    """Names and labels, cut into parts."""
+    items = list(named)
+    lots = [items[i : i + PART_IMAGES] for i in range(0, len(items), PART_IMAGES)]
+    return tuple(
+        FilesPart(root, tuple(name for name, _ in lot), tuple(label for _, label in lot))
+        for lot in lots
+    )
+
+
+def subfolders(folder: Folder, name: str) -> list[str]:
+    """Names of the folders inside a folder, sorted; hidden ones left out."""
+    if folder.local:
+        with os.scandir(f"{folder.path}/{name}") as entries:
+            found = [entry.name for entry in entries if entry.is_dir()]
+    else:
+        found = [n for n, info in folder.entries(name) if info.type == fs.FileType.Directory]
+    return sorted(n for n in found if not n.startswith("."))
+
+
+def files_below(folder: Folder, name: str) -> list[str]:
+    """Names, from the root on, of all files below a folder, sorted; hidden ones left out.
+
+    Links to folders are followed, but never into a folder that holds them.
+    """
+    if not folder.local:
+        selector = fs.FileSelector(f"{folder.path}/{name}", recursive=True)
+        start = len(folder.path) + 1
+        infos = folder.files.get_file_info(selector)
+        names = [info.path[start:] for info in infos if info.type == fs.FileType.File]
+        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith("."))
+    return sorted(_walk(folder.path, name, frozenset()))
+
+
+def _walk(root: str, name: str, above: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(f"{root}/{name}")
+    if real in above:
+        return
+    with os.scandir(f"{root}/{name}") as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(root, f"{name}/{entry.name}", above | {real})
+            else:
+                yield f"{name}/{entry.name}"

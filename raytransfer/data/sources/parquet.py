@@ -1,0 +1,137 @@
+"""Parquet files as Hugging Face's datasets writes them: an image column and a label column."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from raytransfer.data.manifest import Split
+from raytransfer.data.sources.source import PART_IMAGES, Found, Source
+from raytransfer.errors import UserError
+from raytransfer.folder import Folder
+
+ROWS_AT_ONCE = 64
+"""Rows in memory at a time."""
+
+_NAME = re.compile(r"(train|training|val|valid|validation)\b.*\.parquet")
+_PLACES = ("", "data", "default")
+
+
+@dataclass(frozen=True)
+class RowsPart:
+    """Row groups of a Parquet file."""
+
+    root: str
+    name: str
+    image: str
+    label: str
+    groups: tuple[int, ...]
+    first_row: int
+    """Number of their first row in the file."""
+    images: int
+
+    def read(self) -> Iterator[Found]:
+        row = self.first_row
+        try:
+            with Folder(self.root).open(self.name) as file:
+                for batch in pq.ParquetFile(file).iter_batches(
+                    ROWS_AT_ONCE, row_groups=list(self.groups), columns=[self.image, self.label]
+                ):
+                    images, labels = batch.column(self.image), batch.column(self.label).to_pylist()
+                    if pa.types.is_struct(images.type):
+                        images = images.field("bytes")
+                    for content, label in zip(images, labels, strict=True):
+                        key = f"{self.name}/{row:08d}"
+                        row += 1
+                        if label is None or not content.is_valid:
+                            yield Found(key, -1, None, "no image or no label in this row")
+                        else:
+                            yield Found(key, label, content.as_py())
+        except (pa.ArrowException, OSError) as error:
+            reason = f"the file is damaged from here on: {' '.join(str(error).split())[:150]}"
+            yield Found(f"{self.name}/{row:08d}", -1, None, reason)
+
+
+def find(folder: Folder) -> Source | None:
+    """Files train-*.parquet and validation-*.parquet, in the folder or its data/.
+
+    The classes are those of the label's ClassLabel; two of one name get their number behind it.
+    None where there are no such files. Raises UserError for files of other columns.
+    """
+    for place in _PLACES:
+        names = [name for name in folder.names(place) if _NAME.fullmatch(name)]
+        files = [f"{place}/{name}".lstrip("/") for name in names]
+        if files:
+            return _source(folder, files)
+    return None
+
+
+def _source(folder: Folder, files: list[str]) -> Source:
+    parts: dict[Split, list[RowsPart]] = {"train": [], "val": []}
+    classes: tuple[str, ...] | None = None
+    for name in files:
+        try:
+            with folder.open(name) as opened:
+                file = pq.ParquetFile(opened)
+                image, label = _columns(folder, name, file.schema_arrow)
+                classes = classes or _classes(file.schema_arrow, label)
+                split: Split = "train" if name.split("/")[-1].startswith("train") else "val"
+                sizes = [
+                    file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)
+                ]
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(f"{name} in {folder} is no whole Parquet file: {reason}.") from None
+        parts[split] += _in_parts(folder, name, image, label, sizes)
+    for split, found in parts.items():
+        if not found:
+            raise UserError(f"{folder} has Parquet files, but none of the {split} split.")
+    return Source("huggingface", classes, 3, tuple(parts["train"]), tuple(parts["val"]))
+
+
+def _in_parts(
+    folder: Folder, name: str, image: str, label: str, sizes: list[int]
+) -> Iterator[RowsPart]:
+    groups: list[int] = []
+    first = rows = 0
+    for group, size in enumerate(sizes):
+        groups.append(group)
+        rows += size
+        if rows >= PART_IMAGES or group == len(sizes) - 1:
+            yield RowsPart(folder.uri, name, image, label, tuple(groups), first, rows)
+            first, groups, rows = first + rows, [], 0
+
+
+def _columns(folder: Folder, name: str, schema: pa.Schema) -> tuple[str, str]:
+    """Names of the columns of images (bytes, or a struct that has them) and of labels."""
+
+    def holds_images(field: pa.Field) -> bool:
+        if pa.types.is_struct(field.type):
+            return bool(field.type.get_field_index("bytes") >= 0)
+        return bool(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+
+    images = [field.name for field in schema if holds_images(field)]
+    labels = [field.name for field in schema if pa.types.is_integer(field.type)]
+    labels = [n for n in labels if n in ("label", "labels", "fine_label", "cls", "class")] or labels
+    if len(images) != 1 or not labels:
+        raise UserError(
+            f"{name} in {folder} has the columns {', '.join(schema.names)}: one of encoded images "
+            "and one of whole-number labels are needed."
+        )
+    return images[0], labels[0]
+
+
+def _classes(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """The names that datasets stores with the schema."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(stored or b"{}")["info"]["features"][label]["names"]
+        names = [str(name) for name in names]
+    except (ValueError, KeyError, TypeError):
+        return None
+    count = Counter(names)
+    return tuple(f"{n} ({i})" if count[n] > 1 else n for i, n in enumerate(names))

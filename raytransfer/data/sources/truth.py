@@ -1,0 +1,162 @@
+"""Which class each validation image is of, where they lie together in one folder or tar.
+
+The forms that exist, in a .txt or .csv file beside the images or above them:
+
+name,wnid   name label      one image a line; a label is a place in the sorted class names (Caffe's)
+ImageId,PredictionString    Kaggle's LOC_val_solution.csv; the first word is the class
+numbers                     ILSVRC2012_validation_ground_truth.txt, one a line in the images' order
+
+The numbers count the classes in an order of ImageNet's own, not by name: the development kit's
+meta.mat has it, as may a list of wnids in that order (synsets.txt, synset_words.txt).
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from scipy.io import loadmat
+
+from raytransfer.errors import UserError
+from raytransfer.folder import Folder
+
+NUMBERS = "ILSVRC2012_validation_ground_truth.txt"
+META = "meta.mat"
+SYNSETS = ("synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")
+
+LARGEST_LIST = 64 * 2**20
+"""Bytes; a larger .txt or .csv file is no list of validation images."""
+
+
+def validation_labels(
+    folder: Folder, images: Sequence[str], classes: Sequence[str]
+) -> list[tuple[str, int]]:
+    """Each image with its label. images: file names, from the folder's root on.
+
+    Raises UserError where no list says the classes of all images.
+    """
+    if not images:
+        raise UserError(f"{folder} holds no validation images.")
+    stems = [PurePosixPath(image).stem for image in images]
+    texts, meta = _beside(folder, images[0])
+    label_of = {name: label for label, name in enumerate(classes)}
+    for name, text in texts.items():
+        if PurePosixPath(name).name == NUMBERS:
+            continue
+        if (named := _named(text, label_of)) and stems[0] in named:
+            lacking = next((stem for stem in stems if stem not in named), None)
+            if lacking is not None:
+                raise UserError(f"{name} in {folder} does not say the class of {lacking}.")
+            return [(image, named[stem]) for image, stem in zip(images, stems, strict=True)]
+    numbers = next((t for n, t in texts.items() if PurePosixPath(n).name == NUMBERS), None)
+    if numbers is None:
+        raise UserError(
+            f"No list beside the validation images of {folder} says their classes: add {NUMBERS} "
+            "with the development kit's meta.mat, Kaggle's LOC_val_solution.csv, or a file with "
+            "a line `name class` for each image."
+        )
+    order = _synset_order(folder, texts, meta, classes)
+    try:
+        labels = [label_of[order[int(number)]] for number in numbers.split()]
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{NUMBERS} in {folder} names {error}, which is none of the {len(classes)} classes."
+        ) from None
+    if len(labels) != len(images):
+        raise UserError(f"{NUMBERS} in {folder} has {len(labels)} lines for {len(images)} images.")
+    return list(zip(sorted(images), labels, strict=True))
+
+
+def _beside(folder: Folder, image: str) -> tuple[dict[str, str], bytes | None]:
+    """Texts by name, and meta.mat, from the root, the images' folder, all between, and a kit."""
+    places = [str(place) for place in PurePosixPath(image).parents]
+    places = ["" if place == "." else place for place in places]
+    texts: dict[str, str] = {}
+    meta = None
+    for place in [*places, *_kits(folder, places)]:
+        for name, info in folder.entries(place):
+            full = f"{place}/{name}".lstrip("/")
+            if name == META:
+                meta = folder.read(full)
+            elif name.endswith((".txt", ".csv")) and (info.size or 0) <= LARGEST_LIST:
+                texts[full] = (folder.read(full) or b"").decode(errors="replace")
+            elif "devkit" in name and name.endswith((".tar.gz", ".tgz", ".tar")):
+                inside, meta = _kit_archive(folder, full)
+                texts |= inside
+    return texts, meta
+
+
+def _kits(folder: Folder, places: Sequence[str]) -> list[str]:
+    """Folders of an unpacked development kit."""
+    kits = [
+        f"{place}/{name}".lstrip("/")
+        for place in places
+        for name in folder.names(place)
+        if "devkit" in name and not name.endswith((".gz", ".tgz", ".tar"))
+    ]
+    return [*kits, *(f"{kit}/data" for kit in kits)]
+
+
+def _kit_archive(folder: Folder, name: str) -> tuple[dict[str, str], bytes | None]:
+    texts, meta = {}, None
+    try:
+        with folder.open(name) as file, tarfile.open(fileobj=file, mode="r:*") as kit:
+            for member in kit:
+                content = kit.extractfile(member) if member.isreg() else None
+                if content is None or member.size > LARGEST_LIST:
+                    continue
+                if member.name.endswith(f"/{META}"):
+                    meta = content.read()
+                elif member.name.endswith(f"/{NUMBERS}"):
+                    texts[member.name] = content.read().decode(errors="replace")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{name} in {folder} cannot be read: {error}; fetch it again.") from None
+    return texts, meta
+
+
+def _named(text: str, label_of: dict[str, int]) -> dict[str, int]:
+    """Labels by image, its ending left out; nothing where a line after the first has no class."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines()):
+        words = re.split(r"[,\s]+", line.strip())
+        if words == [""]:
+            continue
+        label = label_of.get(words[1]) if len(words) > 1 else None
+        if label is None and len(words) == 2 and words[1].isascii() and words[1].isdigit():
+            label = int(words[1]) if int(words[1]) < len(label_of) else None
+        if label is None:
+            if number == 0:
+                continue  # a heading
+            return {}
+        found[PurePosixPath(words[0]).stem] = label
+    return found
+
+
+def _synset_order(
+    folder: Folder, texts: dict[str, str], meta: bytes | None, classes: Sequence[str]
+) -> dict[int, str]:
+    """Wnid by number in the ground truth."""
+    if meta is not None:
+        try:
+            synsets = loadmat(io.BytesIO(meta), squeeze_me=True, struct_as_record=False)["synsets"]
+            return {int(synset.ILSVRC2012_ID): str(synset.WNID) for synset in synsets}
+        except Exception as error:  # loadmat raises anything at a broken file
+            raise UserError(
+                f"{META} of {folder} cannot be read: {error}; fetch it again."
+            ) from None
+    for name, text in texts.items():
+        if PurePosixPath(name).name in SYNSETS:
+            wnids = [line.split()[0] for line in text.splitlines() if line.strip()]
+            if set(wnids) != set(classes):
+                continue
+            if wnids == sorted(wnids):
+                raise UserError(
+                    f"{name} in {folder} lists the classes by name, which is not the order of the "
+                    f"numbers in {NUMBERS}: add the development kit's {META}."
+                )
+            return dict(enumerate(wnids, start=1))
+    raise UserError(
+        f"{NUMBERS} in {folder} holds numbers, and nothing says which class each is: add the "
+        f"development kit's {META}, or its classes in that order as {SYNSETS[0]}."
+    )

@@ -1,0 +1,121 @@
+"""A folder of files on this machine, NFS or an object store, written file by whole file."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from raytransfer.errors import UserError
+
+PART = ".part"
+"""Ending of files that are being written, or whose writer was killed."""
+
+
+class Folder:
+    """root: a path, or a URI such as s3://bucket/images. Raises UserError for an unknown kind."""
+
+    kind = "folder"
+    """What it is called where it cannot be written."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        if "://" in self.root:
+            try:
+                self.files, self.path = fs.FileSystem.from_uri(self.root)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{self} is no place that can be reached: {error}.") from None
+        else:
+            self.files, self.path = fs.LocalFileSystem(), str(Path(root).resolve())
+
+    def __str__(self) -> str:
+        return self.root
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.files, fs.LocalFileSystem)
+
+    @property
+    def uri(self) -> str:
+        """The root as a path or URI that means the same on every machine that shares it."""
+        return self.root if "://" in self.root else self.path
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes; None where there is no such file."""
+        try:
+            with self.open(name) as file:
+                content: bytes = file.read()
+                return content
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file for reading at any place."""
+        return self.files.open_input_file(f"{self.path}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all.
+
+        Raises UserError where the folder cannot be written.
+        """
+        with self.writing(name) as stream:
+            stream.write(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A stream whose file is there, whole, once the block ends without an error.
+
+        Raises UserError where the folder cannot be written.
+        """
+        path = f"{self.path}/{name}"
+        try:
+            if not self.local:
+                # An object appears when its stream is closed, as a whole.
+                with self.files.open_output_stream(path) as stream:
+                    yield stream
+                return
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            part = f"{path}.{os.getpid()}{PART}"
+            try:
+                with open(part, "wb") as stream:
+                    yield stream
+                os.replace(part, path)
+            finally:
+                if os.path.exists(part):
+                    os.unlink(part)
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"The {self.kind} {self} cannot be written: {reason}.") from error
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file's content; None where there is no such file. Raises UserError if broken."""
+        content = self.read(name)
+        try:
+            return None if content is None else json.loads(content)
+        except (ValueError, RecursionError):
+            raise UserError(f"{name} in the {self.kind} {self} is not readable JSON.") from None
+
+    def write_json(self, name: str, content: Any) -> None:
+        self.write(name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the entries of a folder; none where there is no such folder."""
+        return [name for name, _ in self.entries(folder)]
+
+    def entries(self, folder: str = "") -> list[tuple[str, fs.FileInfo]]:
+        """Name and information of the entries of a folder, sorted; none where there is none."""
+        selector = fs.FileSelector(f"{self.path}/{folder}", allow_not_found=True)
+        infos = self.files.get_file_info(selector)
+        return sorted((PurePosixPath(info.path).name, info) for info in infos)
+
+    def delete(self, name: str) -> None:
+        """Delete a file or a whole folder, where it is there."""
+        info = self.files.get_file_info(f"{self.path}/{name}")
+        if info.type == fs.FileType.Directory:
+            self.files.delete_dir(info.path)
+        elif info.type == fs.FileType.File:
+            self.files.delete_file(info.path)
