@@ -538,7 +538,7 @@ def _no_images(make: _Hostile) -> None:
     # Whoever opens a pipe waits for ever.
     path = make.path("pipe.JPEG")
     os.mkfifo(path)
-    make.note(path, "ignored")
+    make.note(path, "quarantined", "regular")
 
 
 def _links(make: _Hostile) -> None:

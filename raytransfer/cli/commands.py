@@ -147,6 +147,9 @@ def prepare(
         rows.append((split, f"{images:,}", str(len(files)), f"{size_mb:.1f}"))
     title = f"Shards in {dest}: {len(manifest.classes):,} classes, {seconds:.0f} s"
     _show(title, ("split", "images", "files", "MB"), rows)
+    if missing := [n for n, c in zip(manifest.classes, manifest.val_counts, strict=True) if not c]:
+        some = ", ".join(missing[:5]) + (" ..." if missing[5:] else "")
+        print(f"{len(missing)} classes have no validation image and cannot be studied: {some}")
     if manifest.quarantined:
         print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
     if manifest.duplicates:

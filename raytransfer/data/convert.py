@@ -55,7 +55,9 @@ class Converted:
 def convert(encoded: bytes, form: Form) -> Converted | str:
     """The image in its new form, or why it cannot be read, in a few words."""
     try:
-        pixels, original = decode(encoded, form.channels, form.size)
+        pixels, original = decode(
+            encoded, form.channels, 2 * form.size if form.size is not None else None
+        )
     except UnidentifiedImageError:
         return "not an image" if encoded else "an empty file"
     except Exception as error:  # a decoder may raise anything at a broken file
@@ -77,8 +79,8 @@ def decode(
 ) -> tuple[Pixels, tuple[int, int]]:
     """Upright pixels, and the original's width and height.
 
-    at_least: pixels a side that are enough: a larger JPEG is decoded at a fraction of its size, the
-    smallest of n/8 that leaves so many; None for all there are. Raises what Pillow raises for a
+    at_least: pixels a side that are enough: a JPEG of twice as many or more is decoded at a fraction
+    of its size, the smallest of n/8 that leaves so many; None for all there are. Raises what Pillow raises for a
     broken image, and ValueError for one that claims more than MOST_PIXELS.
     """
     if encoded[:2] == b"\xff\xd8":
@@ -88,7 +90,7 @@ def decode(
             colours = "GRAY" if channels == 1 else "RGB"
             least = at_least or 0
             pixels = simplejpeg.decode_jpeg(
-                encoded, colours, fastdct=False, min_height=least, min_width=least
+                encoded, colours, min_height=least, min_width=least, min_factor=2
             )
             turn = _orientation(encoded)
             return _upright(pixels, turn), (height, width) if turn >= 5 else (width, height)

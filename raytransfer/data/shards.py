@@ -242,10 +242,8 @@ def _finish(
 ) -> Manifest:
     """Writes what lies beside the shards, the manifest last."""
     counts = {s: _counts(runs[s], len(classes)) for s in SPLITS}
-    for split in SPLITS:
-        for label in np.flatnonzero(counts[split] == 0):
-            which = "training" if split == "train" else "validation"
-            raise UserError(f"No {which} image of the class {classes[label]} can be read.")
+    for label in np.flatnonzero(counts["train"] == 0):
+        raise UserError(f"No training image of the class {classes[label]} can be read.")
     means = _means(runs["train"], counts["train"])
     out = io.BytesIO()
     np.save(out, means, allow_pickle=False)

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from pyarrow import fs
 
@@ -56,7 +57,7 @@ def subfolders(folder: Folder, name: str) -> list[str]:
     """Names of the folders inside a folder, sorted; hidden ones left out."""
     if folder.local:
         with os.scandir(f"{folder.path}/{name}") as entries:
-            found = [entry.name for entry in entries if entry.is_dir()]
+            found = [entry.name for entry in entries if _is_folder(entry)]
     else:
         found = [n for n, info in folder.entries(name) if info.type == fs.FileType.Directory]
     return sorted(n for n in found if not n.startswith("."))
@@ -73,7 +74,8 @@ def files_below(folder: Folder, name: str) -> list[str]:
         infos = folder.files.get_file_info(selector)
         names = [info.path[start:] for info in infos if info.type == fs.FileType.File]
         return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith("."))
-    return sorted(_walk(folder.path, name, frozenset()))
+    here = PurePosixPath(os.path.realpath(f"{folder.path}/{name}"))
+    return sorted(_walk(folder.path, name, frozenset(map(str, here.parents))))
 
 
 def _walk(root: str, name: str, above: frozenset[str]) -> Iterator[str]:
@@ -84,7 +86,14 @@ def _walk(root: str, name: str, above: frozenset[str]) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from _walk(root, f"{name}/{entry.name}", above | {real})
             else:
                 yield f"{name}/{entry.name}"
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; reading it will say so
+        return False

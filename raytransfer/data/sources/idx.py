@@ -44,8 +44,11 @@ def find(folder: Folder, class_names: Sequence[str] | None = None) -> Source | N
     class_names: in label order; the labels themselves if None. None where there are no IDX files.
     Raises UserError for files that are damaged or do not fit one another.
     """
-    if not any(name.startswith("train-images-idx3-ubyte") for name in folder.names()):
-        return None
+    if not _has_images(folder):
+        # torchvision keeps a data set's files in NAME/raw.
+        inside = [Folder(f"{folder.uri}/{name}/raw") for name in folder.names()]
+        inside = [each for each in inside if _has_images(each)]
+        return find(inside[0], class_names) if len(inside) == 1 else None
     labels, parts = {}, {}
     for split, stem in _STEMS.items():
         labels[split] = _read(folder.uri, f"{stem}-labels-idx1-ubyte")
@@ -73,6 +76,10 @@ def find(folder: Folder, class_names: Sequence[str] | None = None) -> Source | N
     if len(names) < count or len(set(names)) < len(names):
         raise UserError(f"{folder} has {count} classes: give as many different class names.")
     return Source("idx", names, 1, parts["train"], parts["val"])
+
+
+def _has_images(folder: Folder) -> bool:
+    return any(name.startswith("train-images-idx3-ubyte") for name in folder.names())
 
 
 def _read(root: str, name: str) -> NDArray[np.uint8]:

@@ -30,6 +30,7 @@ IMAGE_BYTES = 110_000
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm")
 CLASS_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
 
+_DAMAGED = "the tar is damaged from here on"
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
 _SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
 
@@ -45,7 +46,8 @@ def find_ilsvrc(folder: Folder) -> Source | None:
         return None
     if VAL_TAR not in present:
         raise UserError(f"{folder} has {TRAIN_TAR} but not {VAL_TAR}: add it.")
-    inner = sorted(_index(folder, TRAIN_TAR))
+    inner, train_lost = _index(folder, TRAIN_TAR)
+    inner.sort()
     if not inner:
         raise UserError(f"{TRAIN_TAR} in {folder} holds no tar of a class.")
     classes = tuple(printable(PurePosixPath(name).stem) for name, _, _ in inner)
@@ -53,15 +55,16 @@ def find_ilsvrc(folder: Folder) -> Source | None:
         ClassTarPart(folder.uri, TRAIN_TAR, classes[label], start, size, label)
         for label, (_, start, size) in enumerate(inner)
     )
-    places = {name: (start, size) for name, start, size in _index(folder, VAL_TAR)}
+    found, val_lost = _index(folder, VAL_TAR)
+    places = {name: (start, size) for name, start, size in found}
     labelled = validation_labels(folder, sorted(places), classes)
-    val = []
+    val: list[RangesPart] = []
     for first in range(0, len(labelled), PART_IMAGES):
         names, labels = zip(*labelled[first : first + PART_IMAGES], strict=True)
         starts, sizes = zip(*(places[name] for name in names), strict=True)
         keys = tuple(map(printable, names))
         val.append(RangesPart(folder.uri, VAL_TAR, keys, labels, starts, sizes))
-    return Source("ilsvrc", classes, 3, train, tuple(val))
+    return Source("ilsvrc", classes, 3, (*train, *train_lost), (*val, *val_lost))
 
 
 def find_webdataset(folder: Folder) -> Source | None:
@@ -139,6 +142,18 @@ class RangesPart:
 
 
 @dataclass(frozen=True)
+class LostPart:
+    """What cannot be read of a tar."""
+
+    key: str
+    reason: str
+    images: int = 0
+
+    def read(self) -> Iterator[Found]:
+        yield Found(self.key, -1, None, self.reason)
+
+
+@dataclass(frozen=True)
 class WebDatasetPart:
     """A tar of samples: neighbours of one name, which end in an image's ending and in .cls."""
 
@@ -155,18 +170,23 @@ class WebDatasetPart:
             # A sample's name ends at the first dot behind the last slash.
             for stem, sample in groupby(_members(file, self.name), lambda m: _stem(m[0])):
                 endings: dict[str, bytes] = {}
+                lost = False
                 for name, content, reason in sample:
                     if content is None:
+                        lost = True
                         yield Found(f"{self.name}/{name}", -1, None, reason)
                     else:
                         endings[name[len(stem) + 1 :].lower()] = content
                 image = next((endings[e] for e in endings if e.endswith(IMAGE_ENDINGS)), None)
                 if image is None:
+                    if not lost:
+                        reason = f"no image among its members ({', '.join(endings)})"
+                        yield Found(f"{self.name}/{stem}", -1, None, reason)
                     continue
                 try:
                     yield Found(f"{self.name}/{stem}", int(endings.get("cls", b"")), image)
                 except ValueError:
-                    reason = "no .cls with a number beside it"
+                    reason = "no label: no .cls with a number beside it"
                     yield Found(f"{self.name}/{stem}", -1, None, reason)
 
 
@@ -197,17 +217,13 @@ def _members(
                 if len(content) < member.size:
                     raise tarfile.ReadError("unexpected end of data")
                 yield name, content, ""
-            # tarfile takes a tar that was cut between two members for a whole one.
-            assert tar.fileobj is not None
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it lacks its end mark")
+            _check_end(tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        yield tar_name, None, f"the tar is damaged from here on: {error}"
+        yield tar_name, None, f"{_DAMAGED}: {error}"
 
 
-def _index(folder: Folder, name: str) -> list[tuple[str, int, int]]:
-    """Name, first byte and size of each file in a tar. Raises UserError for a damaged one."""
+def _index(folder: Folder, name: str) -> tuple[list[tuple[str, int, int]], list[LostPart]]:
+    """Name, first byte and size of each file in a tar, and what is lost where it is damaged."""
     places = []
     try:
         with folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -215,9 +231,18 @@ def _index(folder: Folder, name: str) -> list[tuple[str, int, int]]:
                 tar.members = []  # type: ignore[attr-defined]
                 if member.isreg() and not PurePosixPath(member.name).name.startswith("."):
                     places.append((member.name, member.offset_data, member.size))
+            _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{name} in {folder} is damaged: {error}; fetch it again.") from None
-    return places
+        return places, [LostPart(name, f"{_DAMAGED}: {error}")]
+    return places, []
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a tar that was cut between two members for a whole one."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it lacks its end mark")
 
 
 class _Window(io.RawIOBase):

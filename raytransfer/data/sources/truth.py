@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
 from scipy.io import loadmat
 
 from raytransfer.errors import UserError
@@ -63,9 +64,20 @@ def validation_labels(
         raise UserError(
             f"{NUMBERS} in {folder} names {error}, which is none of the {len(classes)} classes."
         ) from None
-    if len(labels) != len(images):
-        raise UserError(f"{NUMBERS} in {folder} has {len(labels)} lines for {len(images)} images.")
-    return list(zip(sorted(images), labels, strict=True))
+    order_of = [re.search(r"\d+$", stem) for stem in stems]
+    if all(order_of):
+        # ILSVRC2012_val_00000007: its own number says which line is its.
+        places = [int(found[0]) - 1 for found in order_of if found]
+    elif len(labels) == len(images):
+        places = [int(place) for place in np.argsort(np.argsort(images, kind="stable"))]
+    else:
+        places = [-1]
+    if not all(0 <= place < len(labels) for place in places):
+        raise UserError(
+            f"{NUMBERS} in {folder} has {len(labels)} lines, which do not fit the {len(images)} "
+            f"images such as {images[0]}."
+        )
+    return [(image, labels[place]) for image, place in zip(images, places, strict=True)]
 
 
 def _beside(folder: Folder, image: str) -> tuple[dict[str, str], bytes | None]:
