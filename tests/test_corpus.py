@@ -88,7 +88,8 @@ def test_a_tree_gives_its_photographs_under_sorted_labels(tree: Manifest) -> Non
             whole = Image.open(io.BytesIO(original.jpeg))
             assert (row["width"], row["height"]) == whole.size
             seen = np.abs(pixels(row["image"]) - warped(np.asarray(whole))).mean()
-            assert seen < 6, row["key"]
+            # Bilinear as OpenCV does it, and colours halved by JPEG; another image is over 40 off.
+            assert seen < 8, row["key"]
     assert not originals
 
 

@@ -79,9 +79,9 @@ def decode(
 ) -> tuple[Pixels, tuple[int, int]]:
     """Upright pixels, and the original's width and height.
 
-    at_least: pixels a side that are enough: a JPEG of twice as many or more is decoded at a fraction
-    of its size, the smallest of n/8 that leaves so many; None for all there are. Raises what Pillow raises for a
-    broken image, and ValueError for one that claims more than MOST_PIXELS.
+    at_least: pixels a side that are enough: a JPEG of twice as many or more is decoded at a
+    fraction of its size, the smallest of n/8 that leaves so many; None for all there are. Raises
+    what Pillow raises for a broken image, and ValueError for one that claims more than MOST_PIXELS.
     """
     if encoded[:2] == b"\xff\xd8":
         try:

@@ -32,7 +32,10 @@ class FilesPart:
                 )
                 yield Found(printable(name), label, content, "" if content is not None else "gone")
             except OSError as error:
-                yield Found(printable(name), label, None, error.strerror or str(error))
+                reason = error.strerror or str(error)
+                if os.path.islink(f"{folder.path}/{name}"):
+                    reason = f"a link that cannot be followed: {reason}"
+                yield Found(printable(name), label, None, reason)
 
 
 def _read_regular(path: str) -> bytes:
