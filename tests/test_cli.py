@@ -400,6 +400,8 @@ def test_reading_needs_neither_torch_nor_ray(study, tmp_path):
         ["report", study],
         ["report", table],
         ["splits", "random:0", "--data", DATA],
+        ["verify", DATA],
+        ["show", DATA, "--out", str(tmp_path / "sheet.html"), "--classes", "1"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", BLOCKED, *args], capture_output=True, text=True, check=False

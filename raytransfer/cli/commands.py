@@ -1,6 +1,5 @@
-"""The commands. Each is a few calls that a Python program can make as well:
+"""The commands of a study. Each is a few calls that a Python program can make as well:
 
-    prepare   data.shards.prepare
     plan      schedule.driver.prepare_study, schedule.cost.plan_cost
     run       schedule.driver.prepare_study, schedule.driver.run_study
     status    results.store.read_study
@@ -14,15 +13,14 @@ works where neither torch nor ray is installed.
 """
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
+from raytransfer.cli.tables import print_table
 from raytransfer.errors import UserError
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import load_space
@@ -30,9 +28,6 @@ from raytransfer.study.space import load_space
 if TYPE_CHECKING:
     from raytransfer.results.table import Results
     from raytransfer.schedule.driver import Prepared
-
-PIPE_WIDTH = 1000
-"""Columns of a table that no terminal limits: its lines are not folded."""
 
 FAILED = 1
 """Exit status when a network failed."""
@@ -61,64 +56,10 @@ def demo(*, out: Path = Path("raytransfer-demo")) -> int:
     results = _train(prepare_study(load_space("demo"), demo_shards()), str(out / "study"))
     for group in summarise(results).groups.values():
         table = scores(group.studied[0], STATISTICS["top1"])
-        _show(table.title, table.header, table.rows)
+        print_table(table.title, table.header, table.rows)
     write_report(results, out / "report.html")
     print(out / "report.html")
     return _status(results)
-
-
-def prepare(
-    source: Annotated[Positional[Path], tyro.conf.arg(metavar="SOURCE")],
-    dest: Annotated[Positional[Path], tyro.conf.arg(metavar="DEST")],
-    *,
-    size: int | None = None,
-    train_per_class: int | None = None,
-    val_per_class: int | None = None,
-    seed: int = 0,
-    class_names: tuple[str, ...] | None = None,
-    licence: Path | None = None,
-) -> None:
-    """Write a folder of images as Parquet shards, once for all splits.
-
-    Args:
-        source: Folder with IDX files, or with a tree train/<class>/, val/<class>/.
-        dest: New folder for the shards.
-        size: Pixels of the square that every image is warped to. None: kept as they are.
-        train_per_class: The first so many training images of each class. None: all.
-        val_per_class: The first so many validation images of each class. None: all.
-        seed: Of the one random order in which the images are written.
-        class_names: Names of the classes of IDX files, in label order. None: 0, 1, ...
-        licence: Text file to lay beside the shards.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from raytransfer.data.manifest import SPLITS
-    from raytransfer.data.shards import prepare as write_shards
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("images", total=None)
-        manifest = write_shards(
-            source,
-            dest,
-            size=size,
-            seed=seed,
-            train_per_class=train_per_class,
-            val_per_class=val_per_class,
-            class_names=class_names,
-            licence=licence,
-            progress=lambda done, all_: progress.update(task, completed=done, total=all_),
-        )
-    rows = []
-    for split in SPLITS:
-        files = manifest.files(split)
-        images, size_mb = sum(f.rows for f in files), sum(f.bytes for f in files) / 1e6
-        rows.append((split, f"{images:,}", str(len(files)), f"{size_mb:.1f}"))
-    classes = f"{len(manifest.classes)} classes"
-    _show(f"Shards in {dest}: {classes}", ("split", "images", "files", "MB"), rows)
-    if manifest.quarantined:
-        print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
 
 
 def plan(
@@ -167,15 +108,15 @@ def plan(
         "estimated time": f"{time} at an assumed {rate:.0e} operations a second of a {unit} "
         f"({devices} used), without validation and start-up",
     }
-    _show(f"Study {space}", ("", ""), numbers.items())
+    print_table(f"Study {space}", ("", ""), numbers.items())
     cohorts = [
         (str(stage), cohort.split, cohort.target, str(len(cohort.treatments)))
         for stage, members in enumerate(found.stages, start=1)
         for cohort in members
     ]
-    _show("Cohorts", ("stage", "split", "target", "networks"), cohorts)
+    print_table("Cohorts", ("stage", "split", "target", "networks"), cohorts)
     settings = ((name, str(value)) for name, value in recipe.to_json().items())
-    _show("Recipe", ("setting", "value"), settings)
+    print_table("Recipe", ("setting", "value"), settings)
 
 
 def run(
@@ -220,13 +161,13 @@ def status(study: Study) -> None:
 
     results = read_study(study)
     counts = Counter(row["state"] for row in results.networks)
-    _show("Networks", STATES, [[str(counts[state]) for state in STATES]])
+    print_table("Networks", STATES, [[str(counts[state]) for state in STATES]])
     told = []
     for row in results.networks:
         if row["state"] in ("running", "failed") or row["reason"]:
             step = str(results.curves.get(row["treatment"], [{"step": 0}])[-1]["step"])
             told.append((row["treatment"], row["state"], step, row["reason"] or ""))
-    _show("Not finished", ("treatment", "state", "last step", "reason"), told)
+    print_table("Not finished", ("treatment", "state", "last step", "reason"), told)
 
 
 def summary(source: StudyOrTable, *, json: Flag = False, statistic: Statistic = "top1") -> None:
@@ -245,7 +186,7 @@ def summary(source: StudyOrTable, *, json: Flag = False, statistic: Statistic = 
         _print_json(found.to_json())
         return
     for table in tables(found):
-        _show(table.title, table.header, table.rows)
+        print_table(table.title, table.header, table.rows)
 
 
 def export(
@@ -351,7 +292,7 @@ def _train(prepared: "Prepared", study: str, deterministic: bool = False) -> "Re
     if len(before) == len(results.networks):
         print("Nothing was left to train.")
     reasons = ((row["treatment"], row["reason"] or "") for row in failed)
-    _show("Failed", ("treatment", "reason"), reasons)
+    print_table("Failed", ("treatment", "reason"), reasons)
     if trained + already + len(failed) < len(results.networks):
         # Ray Tune takes Ctrl-C for itself, and returns as if all were done.
         raise KeyboardInterrupt
@@ -372,25 +313,6 @@ def _read(source: str) -> "Results":
     if path.is_file() or (path.suffix in (".parquet", ".csv") and not path.is_dir()):
         return read_table(path)
     return read_study(source)
-
-
-def _show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; nothing where it has no rows."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=any(header))
-    for name in header:
-        table.add_column(Text(name))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    if table.row_count:
-        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-        console.print(Text(title, style="bold"), soft_wrap=True)
-        console.print(table)
-        console.print()
 
 
 def _print_json(content: Any) -> None:
