@@ -13,13 +13,13 @@ from raytransfer.cli.commands import (
     demo,
     export,
     plan,
-    prepare,
     report,
     run,
     splits,
     status,
     summary,
 )
+from raytransfer.cli.data_commands import prepare, show, verify
 from raytransfer.errors import UserError
 from raytransfer.study.recipe import Recipe, read_recipe
 from raytransfer.study.space import load_space, space_names
@@ -29,7 +29,10 @@ CLOSED, WRONG, INTERRUPTED = 1, 2, 130
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
-    for command in (demo, prepare, plan, run, status, summary, export, report, splits)
+    for command in (
+        *(demo, prepare, verify, show),
+        *(plan, run, status, summary, export, report, splits),
+    )
 }
 
 

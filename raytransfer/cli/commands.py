@@ -1,6 +1,5 @@
-"""The commands. Each is a few calls that a Python program can make as well:
+"""The commands of a study. Each is a few calls that a Python program can make as well:
 
-    prepare   data.shards.prepare
     plan      schedule.driver.prepare_study, schedule.cost.plan_cost
     run       schedule.driver.prepare_study, schedule.driver.run_study
     status    results.store.read_study
@@ -14,17 +13,14 @@ works where neither torch nor ray is installed.
 """
 
 import json
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
+from raytransfer.cli.tables import print_table
 from raytransfer.errors import UserError
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import load_space
@@ -33,18 +29,11 @@ if TYPE_CHECKING:
     from raytransfer.results.table import Results
     from raytransfer.schedule.driver import Prepared
 
-PIPE_WIDTH = 1000
-"""Columns of a table that no terminal limits: its lines are not folded."""
-
-SAY_SECONDS = 15.0
-"""How often progress is said where there is no terminal to draw it on."""
-
 FAILED = 1
 """Exit status when a network failed."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Statistic = Literal["top1", "top1_best10"]
-Layout = Literal["auto", "tree", "ilsvrc", "huggingface", "webdataset", "idx", "torchvision"]
 Flag = FlagCreatePairsOff[bool]
 Space = Annotated[Positional[str], tyro.conf.arg(metavar="SPACE")]
 Study = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY")]
@@ -67,93 +56,10 @@ def demo(*, out: Path = Path("raytransfer-demo")) -> int:
     results = _train(prepare_study(load_space("demo"), demo_shards()), str(out / "study"))
     for group in summarise(results).groups.values():
         table = scores(group.studied[0], STATISTICS["top1"])
-        _show(table.title, table.header, table.rows)
+        print_table(table.title, table.header, table.rows)
     write_report(results, out / "report.html")
     print(out / "report.html")
     return _status(results)
-
-
-def prepare(
-    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")],
-    dest: Annotated[Positional[str], tyro.conf.arg(metavar="DEST")],
-    *,
-    format: Layout = "auto",
-    size: int | Literal["keep"] = 256,
-    fit: Literal["warp", "crop"] = "warp",
-    quality: int = 90,
-    workers: int | None = None,
-    max_bad: float = 0.001,
-    seed: int = 0,
-    train_per_class: int | None = None,
-    val_per_class: int | None = None,
-    class_names: tuple[str, ...] | None = None,
-    root: Path | None = None,
-    licence: Path | None = None,
-) -> None:
-    """Write images as Parquet shards, once for all splits. The same command again goes on.
-
-    Args:
-        source: Folder of images, or its URI (s3://...); or a torchvision data set's name.
-        dest: New folder for the shards, or its URI.
-        format: Layout of the source; auto finds out and says what it found.
-        size: Pixels of the square that every image is made into; keep: as they are, byte by byte.
-        fit: warp the whole image, as in the paper, or crop the largest square in its middle.
-        quality: Of JPEG, 1 to 95.
-        workers: Processes, through Ray. None: all cores, or a cluster's; 1: this one, without Ray.
-        max_bad: Share of unreadable images beyond which to stop; quarantine.jsonl names them.
-        seed: Of the one random order in which the images are written.
-        train_per_class: The first so many training images of each class. None: all.
-        val_per_class: The first so many validation images of each class. None: all.
-        class_names: Names of the classes of IDX files, in label order. None: 0, 1, ...
-        root: Folder that holds a torchvision data set, or is to. None: data.
-        licence: Text file to lay beside the shards.
-    """
-    from raytransfer.data.manifest import SPLITS
-    from raytransfer.data.mapping import in_turn, over_ray
-    from raytransfer.data.shards import prepare as write_shards
-    from raytransfer.data.sources.find import find_source
-    from raytransfer.schedule.session import cores, ray_session
-
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers is 1 or more, not {workers}.")
-    found = find_source(
-        source, format, class_names=class_names, root=str(root) if root is not None else None
-    )
-    classes = "" if found.classes is None else f"{len(found.classes):,} classes, "
-    counts = f"about {found.count('train'):,} training and {found.count('val'):,} validation images"
-    print(f"{source}: {found.layout}, {classes}{counts}.", file=sys.stderr)
-    start = time.perf_counter()
-    session = nullcontext() if workers == 1 else ray_session(workers or cores())
-    with _image_bar() as progress, session:
-        manifest = write_shards(
-            found,
-            dest,
-            size=None if size == "keep" else size,
-            fit=fit,
-            quality=quality,
-            seed=seed,
-            train_per_class=train_per_class,
-            val_per_class=val_per_class,
-            licence=licence,
-            max_bad=max_bad,
-            mapper=in_turn if workers == 1 else over_ray,
-            progress=progress,
-        )
-    seconds = time.perf_counter() - start
-    rows = []
-    for split in SPLITS:
-        files = manifest.files(split)
-        images, size_mb = sum(f.rows for f in files), sum(f.bytes for f in files) / 1e6
-        rows.append((split, f"{images:,}", str(len(files)), f"{size_mb:.1f}"))
-    title = f"Shards in {dest}: {len(manifest.classes):,} classes, {seconds:.0f} s"
-    _show(title, ("split", "images", "files", "MB"), rows)
-    if missing := [n for n, c in zip(manifest.classes, manifest.val_counts, strict=True) if not c]:
-        some = ", ".join(missing[:5]) + (" ..." if missing[5:] else "")
-        print(f"{len(missing)} classes have no validation image and cannot be studied: {some}")
-    if manifest.quarantined:
-        print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
-    if manifest.duplicates:
-        print(f"{manifest.duplicates} images are copies of others, and kept; duplicates.jsonl.")
 
 
 def plan(
@@ -202,15 +108,15 @@ def plan(
         "estimated time": f"{time} at an assumed {rate:.0e} operations a second of a {unit} "
         f"({devices} used), without validation and start-up",
     }
-    _show(f"Study {space}", ("", ""), numbers.items())
+    print_table(f"Study {space}", ("", ""), numbers.items())
     cohorts = [
         (str(stage), cohort.split, cohort.target, str(len(cohort.treatments)))
         for stage, members in enumerate(found.stages, start=1)
         for cohort in members
     ]
-    _show("Cohorts", ("stage", "split", "target", "networks"), cohorts)
+    print_table("Cohorts", ("stage", "split", "target", "networks"), cohorts)
     settings = ((name, str(value)) for name, value in recipe.to_json().items())
-    _show("Recipe", ("setting", "value"), settings)
+    print_table("Recipe", ("setting", "value"), settings)
 
 
 def run(
@@ -255,13 +161,13 @@ def status(study: Study) -> None:
 
     results = read_study(study)
     counts = Counter(row["state"] for row in results.networks)
-    _show("Networks", STATES, [[str(counts[state]) for state in STATES]])
+    print_table("Networks", STATES, [[str(counts[state]) for state in STATES]])
     told = []
     for row in results.networks:
         if row["state"] in ("running", "failed") or row["reason"]:
             step = str(results.curves.get(row["treatment"], [{"step": 0}])[-1]["step"])
             told.append((row["treatment"], row["state"], step, row["reason"] or ""))
-    _show("Not finished", ("treatment", "state", "last step", "reason"), told)
+    print_table("Not finished", ("treatment", "state", "last step", "reason"), told)
 
 
 def summary(source: StudyOrTable, *, json: Flag = False, statistic: Statistic = "top1") -> None:
@@ -280,7 +186,7 @@ def summary(source: StudyOrTable, *, json: Flag = False, statistic: Statistic = 
         _print_json(found.to_json())
         return
     for table in tables(found):
-        _show(table.title, table.header, table.rows)
+        print_table(table.title, table.header, table.rows)
 
 
 def export(
@@ -386,42 +292,11 @@ def _train(prepared: "Prepared", study: str, deterministic: bool = False) -> "Re
     if len(before) == len(results.networks):
         print("Nothing was left to train.")
     reasons = ((row["treatment"], row["reason"] or "") for row in failed)
-    _show("Failed", ("treatment", "reason"), reasons)
+    print_table("Failed", ("treatment", "reason"), reasons)
     if trained + already + len(failed) < len(results.networks):
         # Ray Tune takes Ctrl-C for itself, and returns as if all were done.
         raise KeyboardInterrupt
     return results
-
-
-@contextmanager
-def _image_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """A bar for as long as the block runs; where there is no terminal, a line now and then."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")
-    bar = Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
-    task = bar.add_task("starting", total=None, rate="")
-    began: dict[str, tuple[float, float]] = {}
-    said = time.monotonic()
-
-    def progress(doing: str, done: float, of: float) -> None:
-        nonlocal said
-        now = time.monotonic()
-        since, first = began.setdefault(doing, (now, done))
-        rate = (done - first) / max(now - since, 1e-9)
-        unit = "images" if doing == "converting" else "files"
-        told = f"{done:,.0f} of {of:,.0f} {unit}, {rate:,.0f} a second" if done > first else ""
-        bar.update(task, description=doing, completed=done, total=of, rate=told)
-        if not console.is_terminal and now - said > SAY_SECONDS and told:
-            said = now
-            console.print(f"{doing}: {told}, {(of - done) / rate:,.0f} s left", highlight=False)
-
-    with bar:
-        yield progress
 
 
 def _status(results: "Results") -> int:
@@ -438,25 +313,6 @@ def _read(source: str) -> "Results":
     if path.is_file() or (path.suffix in (".parquet", ".csv") and not path.is_dir()):
         return read_table(path)
     return read_study(source)
-
-
-def _show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; nothing where it has no rows."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=any(header))
-    for name in header:
-        table.add_column(Text(name))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    if table.row_count:
-        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-        console.print(Text(title, style="bold"), soft_wrap=True)
-        console.print(table)
-        console.print()
 
 
 def _print_json(content: Any) -> None:

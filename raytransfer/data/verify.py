@@ -1,0 +1,220 @@
+"""Whether a folder of shards is whole: everything in it is read again, decoded and counted."""
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from raytransfer.data.manifest import (
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    Split,
+    locate,
+    parse_manifest,
+    read_manifest,
+)
+from raytransfer.data.soundness import CHANGED, READ, Digests, Problem, check_shard
+
+QUARANTINE = "quarantine.jsonl"
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and the images in all."""
+
+
+@dataclass
+class Verified:
+    """What was read."""
+
+    images: dict[Split, int] = field(default_factory=dict)
+    files: int = 0
+    bytes: int = 0
+    problems: int = 0
+    seconds: float = 0.0
+
+
+def verify(
+    shards: str | Path,
+    report: Callable[[Problem], None],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Reads a folder of shards, local or a URI, and reports every problem as it is found.
+
+    Every file is read once, from its first byte to its last; a few row groups are in memory at a
+    time. threads: that decode images; None is one a core. Raises UserError where there are no
+    finished shards at all.
+    """
+    manifest = _open(shards)
+    started, found = time.monotonic(), Verified()
+    threads = threads or os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        for problem in _problems(manifest, pool, threads, found, progress):
+            found.problems += 1
+            report(problem)
+    found.seconds = time.monotonic() - started
+    return found
+
+
+def _open(shards: str | Path) -> Manifest:
+    """The manifest as it stands: `read_manifest` would refuse files that are missing or cut off,
+    which is to be reported here."""
+    filesystem, root = locate(shards)
+    if filesystem.get_file_info(f"{root}/{MANIFEST}").type != fs.FileType.File:
+        return read_manifest(shards)
+    with filesystem.open_input_file(f"{root}/{MANIFEST}") as file:
+        return parse_manifest(str(shards), file.read().decode(errors="replace"))
+
+
+def _problems(
+    manifest: Manifest,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    found: Verified,
+    progress: Progress | None,
+) -> Iterator[Problem]:
+    malformed = [Problem(MANIFEST, what) for what in _malformed(manifest)]
+    yield from malformed
+    if malformed:
+        return
+    total = sum(file.rows for split in SPLITS for file in manifest.files(split))
+    for split in SPLITS:
+        found.images[split] = 0
+        counts = np.zeros(len(manifest.classes), dtype=np.int64)
+        keys: list[tuple[str, int, Digests]] = []
+        for file in manifest.files(split):
+            for group in check_shard(manifest, file, pool, threads):
+                found.files += group.bytes > 0
+                found.bytes += group.bytes
+                counts += group.counts
+                keys.append((file.name, group.first, group.keys))
+                found.images[split] += len(group.keys)
+                yield from group.problems
+                if progress is not None:
+                    progress(sum(found.images.values()), total)
+        told = manifest.train_counts if split == "train" else manifest.val_counts
+        for label in np.flatnonzero(counts != np.asarray(told)).tolist():
+            yield Problem(
+                MANIFEST,
+                f"class {label} ({manifest.classes[label]}) has {counts[label]} {split} images, "
+                f"not the {told[label]} that the manifest tells",
+            )
+        yield from _repeated(keys)
+    yield from _check_means(manifest, found)
+    yield from _check_quarantine(manifest)
+
+
+def _malformed(manifest: Manifest) -> Iterator[str]:
+    """What a manifest says that no `prepare` has written."""
+    names = manifest.classes
+    if not names or not all(isinstance(name, str) for name in names):
+        yield "classes are no list of names"
+    elif len(set(names)) < len(names):
+        yield "two classes have the same name"
+    for name in ("train_counts", "val_counts"):
+        counts = getattr(manifest, name)
+        if len(counts) != len(names) or not all(_whole(count) for count in counts):
+            yield f"{name} are not one number for each class"
+    if not _whole(manifest.row_group, 1):
+        yield f"row_group is {manifest.row_group!r}, not 1 or more"
+    if manifest.channels not in (1, 3):
+        yield f"channels is {manifest.channels!r}, not 1 or 3"
+    if not _whole(manifest.quarantined):
+        yield f"quarantined is {manifest.quarantined!r}, not a number"
+    size = (manifest.height, manifest.width)
+    if size != (None, None) and not all(_whole(side, 1) for side in size):
+        yield f"height and width are {size[0]!r} and {size[1]!r}, not both 1 or more"
+    if not isinstance(manifest.settings, dict):
+        yield "settings are no table of names and values"
+    for file in (*manifest.train, *manifest.val, manifest.means):
+        if not isinstance(file.name, str) or Path(file.name).name != file.name:
+            yield f"{file.name!r} is no name of a file in the folder"
+        elif not _whole(file.rows) or not _whole(file.bytes) or not isinstance(file.sha256, str):
+            yield f"rows, bytes and sha256 of {file.name} are no numbers and a hash"
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def _repeated(groups: list[tuple[str, int, Digests]]) -> Iterator[Problem]:
+    """Rows whose key a row before them has. groups: file, its row that is the first, digests."""
+    if not groups:
+        return
+    digests = np.concatenate([some for _, _, some in groups])
+    ends = np.cumsum([len(some) for _, _, some in groups])
+
+    def place(i: int) -> tuple[str, int]:
+        group = int(np.searchsorted(ends, i, side="right"))
+        name, first, some = groups[group]
+        return name, first + i - (int(ends[group]) - len(some))
+
+    order = np.argsort(digests, kind="stable")
+    same = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
+    for after, before in sorted(zip(order[same + 1].tolist(), order[same].tolist(), strict=True)):
+        (name, row), (other, row_before) = place(after), place(before)
+        yield Problem(name, f"has the key of row {row_before} of {other}", row)
+
+
+def _check_means(manifest: Manifest, found: Verified) -> Iterator[Problem]:
+    """What is wrong with the mean images, and with the mean colours that come from them."""
+    stored = manifest.means
+    filesystem, root = locate(manifest.folder)
+    try:
+        with filesystem.open_input_file(f"{root}/{stored.name}") as file:
+            content = file.read()
+    except FileNotFoundError:
+        yield Problem(stored.name, "is missing")
+        return
+    found.files += 1
+    found.bytes += len(content)
+    if len(content) != stored.bytes:
+        what = f"has {len(content)} bytes, not the {stored.bytes} that were written"
+        yield Problem(stored.name, what)
+    elif hashlib.sha256(content).hexdigest() != stored.sha256:
+        yield Problem(stored.name, CHANGED)
+    try:
+        means = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
+        yield Problem(stored.name, f"is no array: {error}")
+        return
+    expected = (len(manifest.classes), manifest.channels)
+    if means.dtype != np.float32 or means.ndim != 4 or means.shape[:2] != expected:
+        shape = "x".join(map(str, means.shape))
+        what = f"holds {means.dtype} {shape}, not a float32 image of every class and channel"
+        yield Problem(stored.name, what)
+    elif not ((means >= 0) & (means <= 255)).all():
+        yield Problem(stored.name, "holds means that are no colours from 0 to 255")
+    elif means.size == 0 or not _near(manifest.mean_colour, means.mean(axis=(2, 3))):
+        yield Problem(MANIFEST, f"mean_colour is not what {stored.name} gives")
+
+
+def _near(told: Any, colours: NDArray[np.float32]) -> bool:
+    """Whether colours are as the manifest tells, but for rounding."""
+    try:
+        return bool(np.allclose(np.asarray(told, dtype=np.float64), colours, rtol=0, atol=1))
+    except (ValueError, TypeError):
+        return False
+
+
+def _check_quarantine(manifest: Manifest) -> Iterator[Problem]:
+    """Whether as many images are named as were left out."""
+    filesystem, root = locate(manifest.folder)
+    lines = 0
+    if filesystem.get_file_info(f"{root}/{QUARANTINE}").type == fs.FileType.File:
+        with filesystem.open_input_file(f"{root}/{QUARANTINE}") as file:
+            while len(part := file.read(READ)):
+                lines += part.count(b"\n")
+    if lines != manifest.quarantined:
+        told = manifest.quarantined
+        yield Problem(QUARANTINE, f"names {lines} images, not the {told} of the manifest")
