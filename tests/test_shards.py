@@ -4,9 +4,13 @@ import errno
 import gzip
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -27,6 +31,7 @@ from raytransfer.data.plan import plan_stream
 from raytransfer.data.reader import Images, read_locally
 from raytransfer.data.shards import prepare as prepare_sized
 from raytransfer.data.sources import idx as idx_module
+from raytransfer.data.verify import verify
 from raytransfer.errors import UserError
 
 # Kept as they are, unless a test says otherwise: most images here are small.
@@ -214,6 +219,34 @@ def test_an_interrupted_prepare_goes_on_to_the_same_bytes(idx, tmp_path, monkeyp
         *(f"train-{i:05d}-of-00004.parquet" for i in range(4)),
         "val-00000-of-00001.parquet",
     ]
+
+
+def test_a_killed_prepare_goes_on_and_ends_whole(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    (source / "train" / "cat").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(source / "train" / "cat" / "0.jpg")
+    shutil.copytree(source / "train", source / "val")
+    for i in range(1, 3000):
+        os.link(source / "train" / "cat" / "0.jpg", source / "train" / "cat" / f"{i}.jpg")
+    command = [sys.executable, "-m", "raytransfer", "prepare", str(source), str(out)]
+    running = subprocess.Popen(
+        [*command, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(out.rglob("*.npz")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    assert not (out / "manifest.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    said = []
+    manifest = prepare_sized(source, out, progress=lambda *told: said.append(told))
+    assert said[0][1] >= 512 * len(kept) > 0
+    assert manifest.train_counts == (3000,)
+    assert manifest.digest == prepare_sized(source, tmp_path / "whole").digest
+    assert not list(out.rglob("*.part"))
+    assert not verify(str(out), print).problems
 
 
 def test_any_worker_writes_the_same_bytes(idx, tmp_path, monkeypatch):

@@ -72,17 +72,18 @@ def prepare(
     from raytransfer.data.manifest import SPLITS
     from raytransfer.data.mapping import in_turn, over_ray
     from raytransfer.data.shards import prepare as write_shards
-    from raytransfer.data.sources.find import find_source
+    from raytransfer.data.sources.source import Source
     from raytransfer.schedule.session import cores, ray_session
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers is 1 or more, not {workers}.")
-    found = find_source(
-        source, format, class_names=class_names, root=str(root) if root is not None else None
-    )
-    classes = "" if found.classes is None else f"{len(found.classes):,} classes, "
-    counts = f"about {found.count('train'):,} training and {found.count('val'):,} validation images"
-    print(f"{source}: {found.layout}, {classes}{counts}.", file=sys.stderr)
+
+    def tell(found: Source) -> None:
+        classes = "" if found.classes is None else f"{len(found.classes):,} classes, "
+        train, val = found.count("train"), found.count("val")
+        counts = f"about {train:,} training and {val:,} validation images"
+        print(f"{source}: {found.layout}, {classes}{counts}.", file=sys.stderr)
+
     start = time.perf_counter()
     with _image_bar() as progress, ExitStack() as until_the_end:
 
@@ -97,17 +98,21 @@ def prepare(
             return over_ray(function, jobs)
 
         manifest = write_shards(
-            found,
+            source,
             dest,
+            format=format,
             size=None if size == "keep" else size,
             fit=fit,
             quality=quality,
             seed=seed,
             train_per_class=train_per_class,
             val_per_class=val_per_class,
+            class_names=class_names,
+            root=str(root) if root is not None else None,
             licence=licence,
             max_bad=max_bad,
             mapper=mapper,
+            tell=tell,
             progress=progress,
         )
     seconds = time.perf_counter() - start

@@ -37,7 +37,7 @@ Progress = Callable[[str, float, float], None]
 
 
 def prepare(
-    source: str | Path | Source,
+    source: str | Path,
     dest: str | Path,
     *,
     format: Layout = "auto",
@@ -52,28 +52,28 @@ def prepare(
     licence: str | Path | None = None,
     max_bad: float = 0.001,
     mapper: Mapper = in_turn,
+    tell: Callable[[Source], None] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write images as Parquet shards into the folder `dest`; both may be paths or URIs.
 
-    source: a folder, or what find_source found there. format: its layout; auto finds out. size:
-    pixels of the square that every image is made into; None keeps them byte by byte. fit: warp as
-    in the paper (section 3), or crop. quality: of JPEG. seed: of the one random order in which all
-    images are written. train_per_class, val_per_class: the first so many images of each class; None
-    is all. class_names: of IDX files, in label order. root: folder of a torchvision data set.
-    licence: a text file to lay beside the shards. max_bad: the share of unreadable images beyond
-    which to stop; those few are named in quarantine.jsonl. mapper: who does the work.
+    format: layout of the source; auto finds out. size: pixels of the square that every image is
+    made into; None keeps them byte by byte. fit: warp as in the paper (section 3), or crop.
+    quality: of JPEG. seed: of the one random order in which all images are written.
+    train_per_class, val_per_class: the first so many images of each class; None is all.
+    class_names: of IDX files, in label order. root: folder of a torchvision data set. licence: a
+    text file to lay beside the shards. max_bad: the share of unreadable images beyond which to
+    stop; those few are named in quarantine.jsonl. mapper: who does the work. tell: called with what
+    was found, before any work.
 
     The manifest is written last, so its presence means finished. The same call again does nothing,
     or goes on where it was interrupted. Raises UserError for a source that is not understood, a
     folder that holds something else or cannot be written, and too many unreadable images.
     """
     _check(size, quality, licence, max_bad, (train_per_class, val_per_class))
-    found = (
-        source
-        if isinstance(source, Source)
-        else find_source(str(source), format, class_names=class_names, root=root)
-    )
+    found = find_source(str(source), format, class_names=class_names, root=root)
+    if tell is not None:
+        tell(found)
     if train_per_class is not None:
         found = replace(found, train=first_of_each(found, "train", train_per_class))
     if val_per_class is not None:
