@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -33,7 +34,18 @@ class Folder:
             self.files, self.path = fs.LocalFileSystem(), str(Path(root).resolve())
 
     def __str__(self) -> str:
-        return self.root
+        """The root without a URI's options, which may hold a password."""
+        if "://" not in self.root:
+            return self.root
+        parts = urlsplit(self.root)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def below(self, name: str) -> "Folder":
+        """A folder inside this one."""
+        if "://" not in self.root:
+            return Folder(f"{self.root}/{name}")
+        parts = urlsplit(self.root)
+        return Folder(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")))
 
     @property
     def local(self) -> bool:

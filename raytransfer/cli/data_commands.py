@@ -73,6 +73,7 @@ def prepare(
     from raytransfer.data.mapping import in_turn, over_ray
     from raytransfer.data.shards import prepare as write_shards
     from raytransfer.data.sources.source import Source
+    from raytransfer.folder import Folder
     from raytransfer.schedule.session import cores, ray_session
 
     if workers is not None and workers < 1:
@@ -82,7 +83,7 @@ def prepare(
         classes = "" if found.classes is None else f"{len(found.classes):,} classes, "
         train, val = found.count("train"), found.count("val")
         counts = f"about {train:,} training and {val:,} validation images"
-        print(f"{source}: {found.layout}, {classes}{counts}.", file=sys.stderr)
+        print(f"{Folder(source)}: {found.layout}, {classes}{counts}.", file=sys.stderr)
 
     start = time.perf_counter()
     with _image_bar() as progress, ExitStack() as until_the_end:
@@ -121,7 +122,7 @@ def prepare(
         files = manifest.files(split)
         images, size_mb = sum(f.rows for f in files), sum(f.bytes for f in files) / 1e6
         rows.append((split, f"{images:,}", str(len(files)), f"{size_mb:.1f}"))
-    title = f"Shards in {dest}: {len(manifest.classes):,} classes, {seconds:.0f} s"
+    title = f"Shards in {Folder(dest)}: {len(manifest.classes):,} classes, {seconds:.0f} s"
     print_table(title, ("split", "images", "files", "MB"), rows)
     if missing := [n for n, c in zip(manifest.classes, manifest.val_counts, strict=True) if not c]:
         some = ", ".join(missing[:5]) + (" ..." if missing[5:] else "")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import fs
 from pyarrow import parquet as pq
 
 from raytransfer.errors import UserError
+from raytransfer.folder import Folder
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -86,8 +86,8 @@ def parse_manifest(folder: str, text: str) -> Manifest:
         stored = json.loads(text)
         if stored.pop("format") != FORMAT:
             raise UserError(
-                f"The shards in {folder} have another format than {FORMAT}, the one known here: "
-                "prepare them again with this version."
+                f"The shards in {Folder(folder)} have another format than {FORMAT}, the one known "
+                "here: prepare them again with this version."
             )
         stored["train"] = tuple(StoredFile(**file) for file in stored["train"])
         stored["val"] = tuple(StoredFile(**file) for file in stored["val"])
@@ -99,7 +99,8 @@ def parse_manifest(folder: str, text: str) -> Manifest:
         return Manifest(folder=folder, digest=digest, **stored)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{MANIFEST} in {folder} cannot be read as a manifest: prepare the shards again."
+            f"{MANIFEST} in {Folder(folder)} cannot be read as a manifest: prepare the shards "
+            "again."
         ) from error
 
 
@@ -108,13 +109,8 @@ def locate(folder: str | Path) -> tuple[fs.FileSystem, str]:
 
     Raises UserError for a URI of an unknown kind.
     """
-    if "://" in str(folder):
-        try:
-            filesystem, root = fs.FileSystem.from_uri(str(folder))
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{folder} is no place that can be read: {error}.") from None
-        return filesystem, root
-    return fs.LocalFileSystem(), str(Path(folder).resolve())
+    found = Folder(folder)
+    return found.files, found.path
 
 
 def read_manifest(shards: str | Path) -> Manifest:
@@ -122,39 +118,37 @@ def read_manifest(shards: str | Path) -> Manifest:
 
     Raises UserError when the folder is missing, empty, not shards, unfinished or incomplete.
     """
-    filesystem, root = locate(shards)
-    info = filesystem.get_file_info(root)
+    folder = Folder(shards)
+    info = folder.files.get_file_info(folder.path)
     if info.type == fs.FileType.NotFound:
         raise UserError(
-            f"There is no folder {shards}: make shards there with `raytransfer prepare`."
+            f"There is no folder {folder}: make shards there with `raytransfer prepare`."
         )
     if info.type != fs.FileType.Directory:
-        raise UserError(f"{shards} is a file: name the folder that `raytransfer prepare` wrote.")
-    present = {
-        file.base_name: file.size for file in filesystem.get_file_info(fs.FileSelector(root))
-    }
+        raise UserError(f"{folder} is a file: name the folder that `raytransfer prepare` wrote.")
+    present = {name: file.size for name, file in folder.entries()}
     if not present:
-        raise UserError(f"The folder {shards} is empty: make shards with `raytransfer prepare`.")
+        raise UserError(f"The folder {folder} is empty: make shards with `raytransfer prepare`.")
     if MANIFEST not in present:
         if UNFINISHED in present:
             raise UserError(
-                f"The shards in {shards} are unfinished: run the same `raytransfer prepare` again."
+                f"The shards in {folder} are unfinished: run the same `raytransfer prepare` again."
             )
         raise UserError(
-            f"The folder {shards} holds no {MANIFEST}, so it is not shards: "
+            f"The folder {folder} holds no {MANIFEST}, so it is not shards: "
             "make some from its images with `raytransfer prepare`."
         )
-    with filesystem.open_input_file(f"{root}/{MANIFEST}") as file:
-        manifest = parse_manifest(str(shards), file.read().decode(errors="replace"))
+    text = (folder.read(MANIFEST) or b"").decode(errors="replace")
+    manifest = parse_manifest(str(shards), text)
     for stored in (*manifest.train, *manifest.val, manifest.means):
         if stored.name not in present:
             raise UserError(
-                f"The shards in {shards} are incomplete, {stored.name} is missing: "
+                f"The shards in {folder} are incomplete, {stored.name} is missing: "
                 "copy it again, or prepare into an empty folder."
             )
         if present[stored.name] != stored.bytes:
             raise UserError(
-                f"The shards in {shards} are damaged, {stored.name} has {present[stored.name]} "
+                f"The shards in {folder} are damaged, {stored.name} has {present[stored.name]} "
                 f"bytes instead of {stored.bytes}: copy it again, or prepare into an empty folder."
             )
     return manifest

@@ -46,9 +46,9 @@ def find_source(
     folder = Folder(source)
     present = folder.names() if _is_folder(folder) else None
     if present is None:
-        raise UserError(f"There is no folder {source}: name the folder that holds the images.")
+        raise UserError(f"There is no folder {folder}: name the folder that holds the images.")
     if MANIFEST in present:
-        raise UserError(f"{source} holds shards already, not images: use it as --data.")
+        raise UserError(f"{folder} holds shards already, not images: use it as --data.")
     finders: dict[str, Callable[[Folder], Source | None]] = {
         "ilsvrc": tars.find_ilsvrc,
         "idx": partial(idx.find, class_names=class_names),
@@ -59,10 +59,10 @@ def find_source(
     for name, finder in finders.items():
         if layout in ("auto", name) and (found := finder(folder)) is not None:
             if class_names is not None and name != "idx":
-                raise UserError(f"The classes of {source} have names: give no class names.")
+                raise UserError(f"The classes of {folder} have names: give no class names.")
             return found
     known = "; ".join(LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]])
-    raise UserError(f"{source} holds {_contents(present)}, which is not {known}.")
+    raise UserError(f"{folder} holds {_contents(present)}, which is not {known}.")
 
 
 def _is_folder(folder: Folder) -> bool:

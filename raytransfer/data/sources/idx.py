@@ -46,7 +46,7 @@ def find(folder: Folder, class_names: Sequence[str] | None = None) -> Source | N
     """
     if not _has_images(folder):
         # torchvision keeps a data set's files in NAME/raw.
-        inside = [Folder(f"{folder.uri}/{name}/raw") for name in folder.names()]
+        inside = [folder.below(f"{name}/raw") for name in folder.names()]
         inside = [each for each in inside if _has_images(each)]
         return find(inside[0], class_names) if len(inside) == 1 else None
     labels, parts = {}, {}
