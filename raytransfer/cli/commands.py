@@ -295,7 +295,8 @@ def splits(
     """Show the class indices of the tasks A and B of a split.
 
     Args:
-        name: random:S with a seed S, manmade-natural, or a .json file with lists A and B.
+        name: random:S with a seed S, reduced:K with K images a class, manmade-natural, or a .json
+            file with lists A and B.
         classes: Classes of the data set. None: 1,000, or those of --data.
         data: Shards whose classes, with their names, are split. None: classes without names.
         json: The same as JSON.
@@ -310,10 +311,11 @@ def splits(
     split = make_split(name, names)
     tasks = {"A": list(split.a), "B": list(split.b)}
     if json:
-        found = {"name": split.name, "classes": len(names), **tasks, "sha256": split.sha256}
-        _print_json(found)
+        of = {"name": split.name, "classes": len(names), "images_per_class": split.images_per_class}
+        _print_json({**of, **tasks, "sha256": split.sha256})
         return
-    print(f"{split.name} of {len(names)} classes, sha256 {split.sha256}")
+    limited = f", {split.images_per_class} images of each" if split.images_per_class else ""
+    print(f"{split.name} of {len(names)} classes{limited}, sha256 {split.sha256}")
     for task, indices in tasks.items():
         shown = (f"{i} {names[i]}" if data is not None else str(i) for i in indices)
         print(f"{task} ({len(indices)}): {', '.join(shown)}")

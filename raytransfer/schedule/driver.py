@@ -212,6 +212,7 @@ def _description(prepared: Prepared) -> dict[str, Any]:
         "splits": {
             name: {
                 "sha256": split.sha256,
+                "images_per_class": split.images_per_class,
                 "A": [manifest.classes[index] for index in split.a],
                 "B": [manifest.classes[index] for index in split.b],
             }
