@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import prod
 
 from raytransfer.nets.architecture import Layer, Shape, architecture
-from raytransfer.schedule.cluster import Device
+from raytransfer.schedule.cluster import Layout
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
 from raytransfer.study.treatment import LAYERS, Treatment
@@ -22,20 +22,19 @@ LEARNED = 3
 """A weight that learns, its gradient, its momentum."""
 
 
-def memory(
+def cohort_memory(
     treatments: Sequence[Treatment],
     recipe: Recipe,
     splits: Mapping[str, Split],
     channels: int,
-    *,
-    images: int,
-    device: Device,
+    layout: Layout,
 ) -> list[int]:
     """Bytes of a training process with the first, the first two, ... networks of one target.
 
-    images: how many of a batch this process gets. Frozen weights take a third of those that learn,
-    frozen layers save nothing for a backward pass, and a prefix that networks share is held once.
+    Frozen weights take a third of those that learn, frozen layers save nothing for a backward pass,
+    and a prefix that networks share is held once.
     """
+    images = -(-recipe.batch // layout.workers)
     classes = len(splits[treatments[0].split].classes(treatments[0].target))
     arch = architecture(recipe.network, classes)
     shapes = arch.input_shapes(channels)
@@ -61,7 +60,7 @@ def memory(
         if number == HALF:
             # Autocast keeps its copy of the weights until the backward pass has used it.
             held += HALF * sum(weights[join:])
-        if device == "cpu":
+        if layout.device == "cpu":
             # The weights as they were before training; else they are in the machine's own memory.
             held += FLOAT * sum(weights)
         held += sum(saved[frozen:])
@@ -81,7 +80,7 @@ def memory(
 
 
 def networks_that_fit(totals: Sequence[int], limit: int) -> int:
-    """How many networks fit into `limit` bytes, of which `memory` gave the totals; one at least."""
+    """How many networks fit into `limit` bytes; one at least. totals: from `cohort_memory`."""
     return max(1, sum(total <= limit for total in totals))
 
 
@@ -91,7 +90,7 @@ def _before(layer: Layer, inputs: Shape) -> Shape:
 
 
 def _saved(layer: Layer, inputs: Shape, number: int) -> int:
-    """Bytes that one image leaves for the backward pass of a layer: its outputs, and on the way..."""
+    """Bytes that an image leaves for the backward pass of a layer: its outputs, and before ..."""
     outputs = prod(layer.output_shape(inputs))
     total = number * outputs
     if layer.pool is not None:
