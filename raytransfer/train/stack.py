@@ -111,7 +111,9 @@ class Stack(nn.Module):
                     groups = layer.groups * active
                     x = F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
                 else:
-                    x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+                    # The weights stand first, so that their gradient is laid out as they are:
+                    # turned over, it would have to be copied, which took longer than the product.
+                    x = torch.baddbmm(bias[..., None], weight, x.transpose(1, 2)).transpose(1, 2)
             x = after_weights(layer, x, active)
         assert x is not None
         return x
