@@ -338,8 +338,11 @@ def test_splits_shows_the_classes_of_a_and_b(tmp_path, capsys):
         "classes": 1000,
         "A": list(split.a),
         "B": list(split.b),
+        "images_per_class": None,
         "sha256": split.sha256,
     }
+    assert main(["splits", "reduced:250"]) == 0
+    assert "of 1000 classes, 250 images of each, sha256" in capsys.readouterr().out
     assert main(["splits", "random:1", "--classes", "10"]) == 0
     assert "A (5): " in capsys.readouterr().out
     file = tmp_path / "mine.json"

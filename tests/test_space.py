@@ -12,10 +12,19 @@ from raytransfer.errors import UserError
 from raytransfer.study.plan import make_plan
 from raytransfer.study.recipe import Recipe, read_recipe, recipe_from
 from raytransfer.study.space import expand, load_space, space_names, with_parents
+from raytransfer.study.split import make_split
 from raytransfer.study.treatment import Treatment
 
-SIZES = {"balanced": 232, "demo": 46, "dissimilar": 16, "paper": 136, "untrained": 16}
-PASSES = {"balanced": 16, "demo": 6, "dissimilar": 4, "paper": 22, "untrained": 3}
+SIZES = {
+    "balanced": 232,
+    "demo": 46,
+    "dissimilar": 16,
+    "paper": 136,
+    "reduced": 12,
+    "untrained": 16,
+}
+PASSES = {"balanced": 16, "demo": 6, "dissimilar": 4, "paper": 22, "reduced": 12, "untrained": 3}
+PLENTY = tuple(map(str, range(1000)))
 
 
 # Spaces.
@@ -108,6 +117,19 @@ def test_the_spaces_for_imagenet_use_the_papers_recipe():
         assert load_space(name).recipe == Recipe()
 
 
+def test_the_reduced_space_is_bases_of_all_classes_by_images_a_class():
+    space = load_space("reduced")
+    images = [make_split(t.split, PLENTY).images_per_class for t in space.treatments]
+    assert images == [1, 2, 5, 10, 25, 50, 100, 250, 500, 750, 1000, None]
+    assert {t.label for t in space.treatments} == {"baseAB"}
+    assert space.recipe == Recipe(learning_rate=0.0125, drop_every=64_000, steps=200_000)
+
+
+def test_every_treatment_can_be_on_reduced_data_beside_its_own_parent():
+    (parent, own) = with_parents([Treatment.parse("reduced:250.A3B+.s0")])
+    assert (parent.id, own.id) == ("reduced:250.baseA.s0", "reduced:250.A3B+.s0")
+
+
 def test_a_users_own_file_is_a_space(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
@@ -154,7 +176,7 @@ def test_a_users_file_that_is_no_space_is_refused(tmp_path, content, words):
 
 @pytest.mark.parametrize("name", ["figure2", "gone.py", "", ".", "__init__"])
 def test_an_unknown_space_is_refused_with_the_known_ones(name):
-    with pytest.raises(UserError, match="balanced, demo, dissimilar, paper, untrained"):
+    with pytest.raises(UserError, match="balanced, demo, dissimilar, paper, reduced, untrained"):
         load_space(name)
 
 
@@ -239,14 +261,14 @@ def test_missing_parents_are_added():
 LIMITS = [
     {"networks_per_trial": None},
     {"networks_per_trial": None, "trials_at_once": 3},
-    {"networks_per_trial": None, "networks_per_cohort": 5},
+    {"networks_per_trial": None, "fitting": lambda some: min(5, len(some))},
     {"networks_per_trial": None, "lanes": 2},
     {"networks_per_trial": None, "lanes": 2, "trials_at_once": 3},
     {"networks_per_trial": None, "lanes": 64, "costs": lambda some: [9 - t.n for t in some]},
     {"networks_per_trial": 1},
     {"networks_per_trial": 7},
     {"networks_per_trial": 40},
-    {"networks_per_trial": 10, "networks_per_cohort": 4, "trials_at_once": 2},
+    {"networks_per_trial": 10, "fitting": lambda some: min(4, len(some)), "trials_at_once": 2},
 ]
 
 
@@ -277,7 +299,7 @@ def test_parents_are_over_before_those_that_copy_from_them(limits):
 @pytest.mark.parametrize("limits", LIMITS)
 def test_a_cohort_has_one_target_and_all_limits_are_kept(limits):
     plan = make_plan(balanced(), **limits)
-    cohort_limit = limits.get("networks_per_cohort") or math.inf
+    fitting = limits.get("fitting", len)
     trial_limit = limits["networks_per_trial"] or math.inf
     for wave in plan.waves:
         if limits["networks_per_trial"] is None:
@@ -286,7 +308,7 @@ def test_a_cohort_has_one_target_and_all_limits_are_kept(limits):
             assert len(trial.treatments) <= trial_limit
             assert all(len(stage) <= limits.get("lanes", 1) for stage in trial.stages)
             for cohort in trial.cohorts:
-                assert len(cohort.treatments) <= min(cohort_limit, trial_limit)
+                assert len(cohort.treatments) <= fitting(cohort.treatments)
                 assert len({(t.split, t.target) for t in cohort.treatments}) == 1
 
 

@@ -38,6 +38,12 @@ def test_random_splits_are_numpys_legacy_draw_from_the_seed_as_a_list(seed, clas
     assert all(type(index) is int for index in split.a + split.b)
 
 
+def test_a_reduced_split_is_the_first_one_with_fewer_images():
+    whole, reduced = make_split("random:0", NAMES), make_split("reduced:250", NAMES)
+    assert (reduced.a, reduced.b, reduced.images_per_class) == (whole.a, whole.b, 250)
+    assert whole.images_per_class is None
+
+
 def test_the_first_classes_of_both_halves_are_those_of_the_paper():
     split = random_split(0, 1000)
     assert split.a[:8] == (0, 1, 2, 5, 9, 10, 15, 16)
@@ -83,7 +89,8 @@ def test_the_hash_tells_name_and_classes_apart():
     one = Split("x", (0, 1), (2, 3))
     assert one.sha256 == Split("x", (0, 1), (2, 3)).sha256
     others = [Split("y", (0, 1), (2, 3)), Split("x", (2, 3), (0, 1)), Split("x", (0, 2), (1, 3))]
-    assert one.sha256 not in {other.sha256 for other in others}
+    others += [Split("x", (0, 1), (2, 3), 4), Split("x", (0, 1), (2, 3), 5)]
+    assert len({split.sha256 for split in [one, *others]}) == 6
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,10 @@ def test_a_split_file_that_is_missing_is_refused_by_name(tmp_path):
         make_split(str(tmp_path / "gone.json"), PETS)
 
 
-@pytest.mark.parametrize("name", ["random", "random:", "random:-1", "random:00", "natural", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["random", "random:", "random:-1", "random:00", "natural", "", "reduced:", "reduced:0"],
+)
 def test_an_unknown_split_is_refused_with_the_known_ones(name):
     with pytest.raises(UserError, match=r"known are random:0 .*, manmade-natural, .*, mine"):
         make_split(name, PETS, {"mine": {}})

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raytransfer.data.manifest import demo_shards
+from raytransfer.data.manifest import demo_shards, read_manifest
 from raytransfer.data.plan import plan_stream
-from raytransfer.data.reader import read_locally
+from raytransfer.data.reader import Images, read_locally
 from raytransfer.data.stream import batches, dataset
+from raytransfer.errors import UserError
 
 # Ray warns of its own settings when it makes its own context.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -102,6 +103,60 @@ def test_a_resumed_run_reads_the_tail(start):
 
 def test_a_finished_run_reads_nothing():
     assert list(read_locally(plan(start_step=50))) == []
+
+
+# Reduced data: the first images of each class.
+
+
+def firsts(per_class):
+    """Each class's training images in one epoch of a reduced task, as a set."""
+    reduced = plan(batch=4, steps=per_class, validate_every=per_class, per_class=per_class)
+    assert reduced.train_images == 4 * per_class
+    batches = [batch for batch in joined(reduced) if batch.phase == "train"]
+    found = {label: [] for label in range(4)}
+    for batch in batches:
+        for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
+            found[label].append(image.tobytes())
+    return found
+
+
+def test_a_reduced_stream_has_so_many_images_of_each_class_and_fewer_are_among_more():
+    manifest = read_manifest(demo_shards())
+    whole = Images(manifest, "train", TASK)
+    smaller = {label: set() for label in range(4)}
+    for per_class in (1, 2, 50):
+        found = firsts(per_class)
+        for label, images in found.items():
+            first = whole.read(np.flatnonzero(whole.labels == label)[:per_class])
+            assert sorted(images) == sorted(image.tobytes() for image in first)
+            assert smaller[label] < set(images)
+            smaller[label] = set(images)
+
+
+def test_a_reduced_stream_validates_on_everything():
+    reduced, whole = ([b for b in joined(plan(per_class=k)) if b.phase == "val"] for k in (3, None))
+    assert [b.step for b in reduced] == [b.step for b in whole]
+    for one, other in zip(reduced, whole, strict=True):
+        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("workers", [2, 32])
+def test_any_number_of_workers_reads_the_same_of_reduced_data(workers):
+    alone = joined(plan(per_class=30, workers=1))
+    together = joined(plan(per_class=30, workers=workers))
+    assert len(alone) == len(together)
+    assert all(map(same, alone, together))
+
+
+def test_a_class_with_fewer_images_gives_all_that_it_has():
+    assert plan(per_class=10_000).train_images == plan().train_images == 4000
+    assert all(map(same, joined(plan(per_class=10_000)), joined(plan())))
+
+
+def test_no_images_of_a_class_are_refused():
+    with pytest.raises(UserError, match="1 or more, not 0"):
+        plan(per_class=0)
 
 
 @pytest.fixture(scope="module")

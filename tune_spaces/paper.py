@@ -5,8 +5,8 @@
 Four random splits: 8 bases; frozen BnB of the A halves only (28), frozen AnB both ways (56); BnB+
 of the A halves and AnB+ onto the B halves, whole for split 0, in part for split 1 (10 each).
 Man-made against natural: 2 bases and 14 frozen transfers. All 1,000 classes: the full network and
-7 networks of untrained filters. 136 networks. (The authors' 12 bases on reduced data are another
-study.) Here the classifier has one output a class of its task; the authors' always had 1,000.
+7 networks of untrained filters. 136 networks. (The authors' 12 bases on reduced data are the space
+`reduced`.) Here the classifier has one output a class of its task; the authors' always had 1,000.
 
 Cost: 450,000 steps of 256 images for each network; the authors took about 9 GPU-days for one.
 Expected: Figures 2 and 3 and Table 1 of the paper.

@@ -1,6 +1,6 @@
 """The commands of a study. Each is a few calls that a Python program can make as well:
 
-    plan      schedule.driver.prepare_study, schedule.cost.plan_cost
+    plan      schedule.driver.prepare_study, schedule.text.plan_tables
     run       schedule.driver.prepare_study, schedule.driver.run_study
     status    results.store.read_study
     summary   results.statistics.summarise, results.text.tables
@@ -27,6 +27,7 @@ from raytransfer.study.space import load_space
 
 if TYPE_CHECKING:
     from raytransfer.results.table import Results
+    from raytransfer.schedule.cluster import Machine
     from raytransfer.schedule.driver import Prepared
 
 FAILED = 1
@@ -69,54 +70,37 @@ def plan(
     workers: int | None = None,
     networks_per_trial: int | Literal["auto"] = "auto",
     device: Device = "auto",
+    gpus: int | None = None,
+    device_memory: float | None = None,
+    device_rate: float | None = None,
+    measured: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None,
     recipe_file: RecipeFile = None,
     recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
 ) -> None:
-    """Show what a study would run and cost. Runs nothing and writes nothing.
+    """Show what a study would run and cost, here or elsewhere. Runs and writes nothing.
 
     Args:
         space: Name of a space (demo, paper, ...) or the path of a .py file of your own.
         data: Folder of shards that `raytransfer prepare` wrote, or its URI.
         workers: Processes that share the images of every batch. None: 1.
         networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
-        device: Where to train; auto: on GPUs where there are any.
+        device: What trains; auto: GPUs where there are any, or where the other settings name them.
+        gpus: GPUs to plan for, which need not be here. None: those that are here, or 1.
+        device_memory: GB of each GPU, or of the machine where a CPU trains. None: as it is here.
+        device_rate: Useful operations a second of a GPU or core, such as 1e14. None: assumed.
+        measured: Step times that benchmarks/device.py wrote, to count the hours from.
         recipe_file: File of recipe settings; flags of the command line go before it.
         recipe: Settings whose defaults are the space's.
     """
-    from raytransfer.schedule.cost import RATES, plan_cost
+    from raytransfer.schedule.measured import planned_for
+    from raytransfer.schedule.text import plan_tables
 
-    prepared = _prepared(space, data, recipe, workers, networks_per_trial, device)
-    found, layout = prepared.plan, prepared.layout
-    on_gpu = layout.device == "cuda"
-    processes = layout.workers * layout.lanes * layout.trials_at_once
-    devices = processes if on_gpu else processes * layout.threads
-    rate = RATES[layout.device]
-    channels = prepared.manifest.channels
-    cost = plan_cost(found, recipe, prepared.splits, channels, rate * devices)
-    unit = "GPU" if on_gpu else "core"
-    time = f"{cost.hours:,.1f} hours" if cost.hours >= 1 else f"{60 * cost.hours:.1f} minutes"
-    numbers = {
-        "networks": f"{len(found.treatments):,}",
-        "stages": f"{len(found.stages)}",
-        "cohorts": f"{sum(map(len, found.stages)):,}",
-        "trials": f"{sum(map(len, found.waves)):,}, {layout.trials_at_once} at once",
-        "processes of a trial": f"{processes // layout.trials_at_once} on {layout.device}: "
-        f"{layout.workers} a batch, {layout.lanes} side by side",
-        "passes": f"{found.passes:,}, each of {recipe.steps:,} steps",
-        "images": f"{cost.images:,} streamed, {cost.network_images:,} counted for each network",
-        "operations": f"{cost.operations:.2e} floating-point",
-        "estimated time": f"{time} at an assumed {rate:.0e} operations a second of a {unit} "
-        f"({devices} used), without validation and start-up",
-    }
-    print_table(f"Study {space}", ("", ""), numbers.items())
-    cohorts = [
-        (str(stage), cohort.split, cohort.target, str(len(cohort.treatments)))
-        for stage, members in enumerate(found.stages, start=1)
-        for cohort in members
-    ]
-    print_table("Cohorts", ("stage", "split", "target", "networks"), cohorts)
-    settings = ((name, str(value)) for name, value in recipe.to_json().items())
-    print_table("Recipe", ("setting", "value"), settings)
+    images = -(-recipe.batch // (workers or 1))
+    machine, rate = planned_for(device, gpus, device_memory, device_rate, measured, recipe, images)
+    prepared = _prepared(space, data, recipe, workers, networks_per_trial, device, machine)
+    most = None if networks_per_trial == "auto" else networks_per_trial
+    for table in plan_tables(prepared, most, rate):
+        print_table(table.title, table.header, table.rows)
 
 
 def run(
@@ -236,7 +220,8 @@ def splits(
     """Show the class indices of the tasks A and B of a split.
 
     Args:
-        name: random:S with a seed S, manmade-natural, or a .json file with lists A and B.
+        name: random:S with a seed S, reduced:K with K images a class, manmade-natural, or a .json
+            file with lists A and B.
         classes: Classes of the data set. None: 1,000, or those of --data.
         data: Shards whose classes, with their names, are split. None: classes without names.
         json: The same as JSON.
@@ -251,10 +236,11 @@ def splits(
     split = make_split(name, names)
     tasks = {"A": list(split.a), "B": list(split.b)}
     if json:
-        found = {"name": split.name, "classes": len(names), **tasks, "sha256": split.sha256}
-        _print_json(found)
+        of = {"name": split.name, "classes": len(names), "images_per_class": split.images_per_class}
+        _print_json({**of, **tasks, "sha256": split.sha256})
         return
-    print(f"{split.name} of {len(names)} classes, sha256 {split.sha256}")
+    limited = f", {split.images_per_class} images of each" if split.images_per_class else ""
+    print(f"{split.name} of {len(names)} classes{limited}, sha256 {split.sha256}")
     for task, indices in tasks.items():
         shown = (f"{i} {names[i]}" if data is not None else str(i) for i in indices)
         print(f"{task} ({len(indices)}): {', '.join(shown)}")
@@ -267,12 +253,19 @@ def _prepared(
     workers: int | None,
     networks_per_trial: int | Literal["auto"],
     device: Device,
+    machine: "Machine | None" = None,
 ) -> "Prepared":
     from raytransfer.schedule.driver import prepare_study
 
     most = None if networks_per_trial == "auto" else networks_per_trial
     return prepare_study(
-        load_space(space), data, recipe, workers=workers, networks_per_trial=most, device=device
+        load_space(space),
+        data,
+        recipe,
+        workers=workers,
+        networks_per_trial=most,
+        device=device,
+        machine=machine,
     )
 
 

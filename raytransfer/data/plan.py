@@ -74,6 +74,8 @@ class StreamPlan:
     val_images: int
     shape: tuple[int, int, int]
     """Channels, height, width."""
+    per_class: int | None = None
+    """Training images of each class, the first in the shards; None for all."""
 
     @property
     def val_batches(self) -> int:
@@ -123,11 +125,14 @@ def plan_stream(
     validate_every: int,
     workers: int = 1,
     start_step: int = 0,
+    per_class: int | None = None,
 ) -> StreamPlan:
     """Plans what a run on the task of `classes` reads from a folder of shards, local or a URI.
 
-    Raises UserError when the shards are not whole, lack a class or hold images of several sizes,
-    when the batch cannot be shared by the workers, and for numbers that make no run.
+    per_class: only the first so many training images of each class, in the shards' order; a class
+    with fewer gives what it has. Validation is always whole. Raises UserError when the shards are
+    not whole, lack a class or hold images of several sizes, when the batch cannot be shared by the
+    workers, and for numbers that make no run.
     """
     manifest = read_manifest(shards)
     check_batch(batch, workers)
@@ -137,6 +142,8 @@ def plan_stream(
         )
     if not 0 <= start_step <= steps:
         raise UserError(f"start_step is 0 to steps ({steps}), not {start_step}.")
+    if per_class is not None and per_class < 1:
+        raise UserError(f"Images of each class are 1 or more, not {per_class}.")
     if not classes or list(classes) != sorted(set(classes)):
         raise UserError("The classes of a task are labels in increasing order, each once.")
     if classes[0] < 0 or classes[-1] >= len(manifest.classes):
@@ -165,7 +172,11 @@ def plan_stream(
         validate_every=validate_every,
         workers=workers,
         start_step=start_step,
-        train_images=sum(manifest.train_counts[label] for label in classes),
+        train_images=sum(
+            min(manifest.train_counts[label], per_class or manifest.train_counts[label])
+            for label in classes
+        ),
         val_images=sum(manifest.val_counts[label] for label in classes),
         shape=(manifest.channels, manifest.height, manifest.width),
+        per_class=per_class,
     )

@@ -47,7 +47,14 @@ class MicroBatch:
 class Images:
     """The images of one task in the train or val shards: rows 0..n-1, in the shards' order."""
 
-    def __init__(self, manifest: Manifest, split: Split, classes: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        split: Split,
+        classes: tuple[int, ...],
+        per_class: int | None = None,
+    ) -> None:
+        """per_class: only the first so many images of each class; None for all."""
         self.manifest = manifest
         self.split = split
         labels = read_labels(manifest, split)
@@ -57,6 +64,8 @@ class Images:
         task_label = np.full(len(manifest.classes), -1)
         task_label[list(classes)] = np.arange(len(classes))
         mine = np.flatnonzero(task_label[labels] >= 0)
+        if per_class is not None:
+            mine = mine[among_first(labels[mine], per_class)]
         self.labels: NDArray[np.int64] = task_label[labels[mine]]
         """[n], 0..k-1."""
         groups_before = np.cumsum([0] + [-(-size // manifest.row_group) for size in sizes])
@@ -125,6 +134,15 @@ class Images:
         return images
 
 
+def among_first(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Whether each label is one of the first `count` of its class: [n]."""
+    by_class = np.argsort(labels, kind="stable")
+    ordered = labels[by_class]
+    among = np.empty(len(labels), dtype=bool)
+    among[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered) < count
+    return among
+
+
 def decode(encoded: pa.Buffer, out: NDArray[np.uint8]) -> None:
     """Decodes an image into `out` [channel, height, width]."""
     mode = "L" if len(out) == 1 else "RGB"
@@ -136,13 +154,18 @@ def decode(encoded: pa.Buffer, out: NDArray[np.uint8]) -> None:
 
 @lru_cache(maxsize=4)
 def _images(
-    shards: str, digest: str, split: Split, classes: tuple[int, ...], seed: int
+    shards: str,
+    digest: str,
+    split: Split,
+    classes: tuple[int, ...],
+    seed: int,
+    per_class: int | None,
 ) -> tuple[Images, Sequence]:
     """Kept from packet to packet in the reading process, for two runs at a time."""
     manifest = read_manifest(shards)
     if manifest.digest != digest:
         raise UserError(f"The shards in {shards} were replaced since the run was planned.")
-    images = Images(manifest, split, classes)
+    images = Images(manifest, split, classes, per_class)
     return images, Sequence(seed, images.groups)
 
 
@@ -150,7 +173,11 @@ def read_packet(
     plan: StreamPlan, packet: Packet, rank: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels [n, channel, height, width] and labels [n] of a worker's shares, one after another."""
-    images, sequence = _images(plan.shards, plan.digest, packet.phase, plan.classes, plan.seed)
+    # Validation is always whole.
+    per_class = plan.per_class if packet.phase == "train" else None
+    images, sequence = _images(
+        plan.shards, plan.digest, packet.phase, plan.classes, plan.seed, per_class
+    )
     shares = plan.shares(packet, rank)
     if packet.phase == "train":
         rows = np.concatenate([sequence.rows(share.start, share.stop) for share in shares])

@@ -1,18 +1,15 @@
 """A study from its space to its last row: plan it, hold its lease, run its waves."""
 
-import os
 import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from raytransfer import __version__
 from raytransfer.data.manifest import Manifest, read_manifest
@@ -22,8 +19,16 @@ from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
 from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
 from raytransfer.results.table import Results
-from raytransfer.schedule.cluster import Device, Layout, layout_for
-from raytransfer.schedule.cost import networks_that_fit, relative_costs
+from raytransfer.schedule.cluster import (
+    Device,
+    Layout,
+    Machine,
+    layout_for,
+    process_memory,
+    this_machine,
+)
+from raytransfer.schedule.cost import relative_costs
+from raytransfer.schedule.memory import cohort_memory, networks_that_fit
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.session import cores, ray_session
 from raytransfer.schedule.trials import StudyJob, run_wave
@@ -31,9 +36,7 @@ from raytransfer.study.plan import Plan, make_plan
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import Space, with_parents
 from raytransfer.study.split import Split, make_split
-
-MEMORY_SHARE = 0.5
-"""Share of a machine's memory that a cohort may fill, as activations are only estimated."""
+from raytransfer.study.treatment import Treatment
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Prepared:
     recipe: Recipe
     manifest: Manifest
     splits: dict[str, Split]
+    machine: Machine
+    workers: int | None
+    """As asked for; None for one."""
     layout: Layout
     plan: Plan
 
@@ -56,33 +62,58 @@ def prepare_study(
     workers: int | None = None,
     networks_per_trial: int | None = None,
     device: Device = "auto",
+    machine: Machine | None = None,
 ) -> Prepared:
     """Check everything that a study needs and plan it. Raises UserError for what cannot be.
 
     recipe: the space's own if None. workers: processes that share each batch; None for one.
-    networks_per_trial: None for as many as memory holds and cores or GPUs can share out.
+    networks_per_trial: None for as many as memory holds and cores or GPUs can share out. machine:
+    where the study is to run; None for here, on `device`.
     """
     recipe = recipe or space.recipe
     manifest = read_manifest(data)
     names = dict.fromkeys(treatment.split for treatment in space.treatments)
     splits = {name: make_split(name, manifest.classes, space.splits) for name in names}
+    _check_images(manifest, recipe, splits, space)
+    where = machine or this_machine(device)
+    return _planned(space, recipe, manifest, splits, where, workers, networks_per_trial)
+
+
+def with_networks_per_trial(prepared: Prepared, networks_per_trial: int | None) -> Prepared:
+    """The same study, packed into trials in another way. Raises UserError for a number below 1."""
+    p = prepared
+    return _planned(
+        p.space, p.recipe, p.manifest, p.splits, p.machine, p.workers, networks_per_trial
+    )
+
+
+def _planned(
+    space: Space,
+    recipe: Recipe,
+    manifest: Manifest,
+    splits: dict[str, Split],
+    machine: Machine,
+    workers: int | None,
+    networks_per_trial: int | None,
+) -> Prepared:
     if networks_per_trial is not None and networks_per_trial < 1:
         raise UserError(f"--networks-per-trial is 1 or more, or auto, not {networks_per_trial}.")
-    layout = layout_for(device, workers, networks_per_trial)
+    layout = layout_for(machine, workers, networks_per_trial)
     check_batch(recipe.batch, layout.workers)
-    _check_images(manifest, recipe, splits, space)
-    most_classes = max(len(split.classes("AB")) for split in splits.values())
+
+    def fitting(treatments: Sequence[Treatment]) -> int:
+        held = cohort_memory(treatments, recipe, splits, manifest.channels, layout)
+        return networks_that_fit(held, process_memory(machine, layout))
+
     plan = make_plan(
         space.treatments,
         networks_per_trial=networks_per_trial,
-        networks_per_cohort=networks_that_fit(
-            recipe, manifest.channels, most_classes, layout.workers, _memory(layout)
-        ),
+        fitting=fitting,
         trials_at_once=layout.trials_at_once,
         lanes=layout.lanes,
         costs=lambda networks: relative_costs(networks, recipe, splits, manifest.channels),
     )
-    return Prepared(space, recipe, manifest, splits, layout, plan)
+    return Prepared(space, recipe, manifest, splits, machine, workers, layout, plan)
 
 
 def _check_images(
@@ -105,14 +136,6 @@ def _check_images(
                 f"Network {recipe.network} takes images of at least {side}x{side} pixels, and "
                 f"those in {manifest.folder} have {height}x{width}: set --network."
             )
-
-
-def _memory(layout: Layout) -> int:
-    """Bytes that a training process may fill."""
-    if layout.device == "cuda" and torch.cuda.is_available():
-        return int(MEMORY_SHARE * torch.cuda.mem_get_info()[1])
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(MEMORY_SHARE * total / (layout.workers * layout.lanes * layout.trials_at_once))
 
 
 def run_study(
@@ -215,6 +238,7 @@ def _description(prepared: Prepared) -> dict[str, Any]:
         "splits": {
             name: {
                 "sha256": split.sha256,
+                "images_per_class": split.images_per_class,
                 "A": [manifest.classes[index] for index in split.a],
                 "B": [manifest.classes[index] for index in split.b],
             }

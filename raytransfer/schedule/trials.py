@@ -61,6 +61,7 @@ def cohort_job(cohort: Cohort, study: StudyJob) -> CohortJob:
         steps=recipe.steps,
         validate_every=recipe.validate_every,
         workers=study.layout.workers,
+        per_class=split.images_per_class,
     )
     tasks = {target: split.classes(target) for target in ("A", "B", "AB")}
     return CohortJob(cohort, stream, tasks)

@@ -83,7 +83,7 @@ def make_plan(
     treatments: Iterable[Treatment],
     *,
     networks_per_trial: int | None,
-    networks_per_cohort: int | None = None,
+    fitting: Callable[[Sequence[Treatment]], int] = len,
     trials_at_once: int = 1,
     lanes: int = 1,
     costs: Callable[[Sequence[Treatment]], Sequence[float]] = lambda networks: (
@@ -94,7 +94,8 @@ def make_plan(
 
     networks_per_trial: at most so many networks in one trial; None for as few trials as keep
         `trials_at_once` and all `lanes` of each busy, with about the same cost each.
-    networks_per_cohort: at most so many networks in memory at the same time; None for no limit.
+    fitting: how many of some networks of one target, from the first on, fit in memory together; one
+        at least.
     lanes: processes of one trial that train different networks side by side.
     costs: of training networks side by side, what each adds to those before it; in any unit.
     """
@@ -103,7 +104,7 @@ def make_plan(
         parts = [_by_count(stage, networks_per_trial) for stage in stages]
     else:
         parts = [_by_cost(stage, trials_at_once * lanes, costs) for stage in stages]
-    cohorts = [[_cohorts(part, networks_per_cohort) for part in stage] for stage in parts]
+    cohorts = [[_cohorts(part, fitting) for part in stage] for stage in parts]
     by_stage = tuple(tuple(c for lane in stage for c in lane) for stage in cohorts)
     if networks_per_trial is None and trials_at_once == 1:
         # A trial costs seconds to start: alone on the machine, one may as well run everything.
@@ -165,11 +166,15 @@ def _by_cost(
     return runs(high)
 
 
-def _cohorts(part: list[Treatment], limit: int | None) -> tuple[Cohort, ...]:
-    """A trial's networks by target, at most `limit` at a time."""
+def _cohorts(
+    part: list[Treatment], fitting: Callable[[Sequence[Treatment]], int]
+) -> tuple[Cohort, ...]:
+    """A trial's networks by target, as many at a time as fit."""
     cohorts = []
     for _, group in itertools.groupby(part, key=lambda t: (t.split, t.target)):
-        members = tuple(group)
-        size = limit or len(members)
-        cohorts += [Cohort(members[i : i + size]) for i in range(0, len(members), size)]
+        rest = tuple(group)
+        while rest:
+            size = fitting(rest)
+            cohorts.append(Cohort(rest[:size]))
+            rest = rest[size:]
     return tuple(cohorts)

@@ -19,6 +19,7 @@ IMAGENET_CLASSES = 1000
 _MAN_MADE = (*range(398, 936), *range(959, 970), 971, 999)
 
 _RANDOM = re.compile(r"random:(0|[1-9][0-9]*)")
+_REDUCED = re.compile(r"reduced:([1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Split:
     name: str
     a: tuple[int, ...]
     b: tuple[int, ...]
+    images_per_class: int | None = None
+    """Training images of each class: the first so many in the shards' order, which is random. So
+    fewer are a part of more. A class with fewer has them all. Validation is always whole, and the
+    mean image always that of all training images: only what is trained on differs. None: all."""
 
     def __post_init__(self) -> None:
         for task, classes in (("A", self.a), ("B", self.b)):
@@ -47,8 +52,10 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Hash of the name and both class lists."""
-        return hashlib.sha256(json.dumps([self.name, self.a, self.b]).encode()).hexdigest()
+        """Hash of the name, both class lists, and the limit where there is one."""
+        limit = [] if self.images_per_class is None else [self.images_per_class]
+        content = json.dumps([self.name, self.a, self.b, *limit])
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def random_split(seed: int, classes: int) -> Split:
@@ -66,6 +73,12 @@ def random_split(seed: int, classes: int) -> Split:
         a=tuple(sorted(a)),
         b=tuple(index for index in range(classes) if index not in a),
     )
+
+
+def reduced_split(images_per_class: int, classes: int) -> Split:
+    """The halves of random:0, with so many training images of each class (paper, supplement)."""
+    whole = random_split(0, classes)
+    return Split(f"reduced:{images_per_class}", whole.a, whole.b, images_per_class)
 
 
 def manmade_natural(classes: int) -> Split:
@@ -114,18 +127,21 @@ def make_split(
 ) -> Split:
     """The split called `name` over `classes` (names, in label order).
 
-    `name` is "random:S", "manmade-natural", a key of `listed` (see `listed_split`), or the path of
-    a JSON file with lists "A" and "B".
+    `name` is "random:S", "reduced:K", "manmade-natural", a key of `listed` (see `listed_split`), or
+    the path of a JSON file with lists "A" and "B".
     """
     if listed and name in listed:
         return listed_split(name, listed[name], classes)
     if match := _RANDOM.fullmatch(name):
         return random_split(int(match[1]), len(classes))
+    if match := _REDUCED.fullmatch(name):
+        return reduced_split(int(match[1]), len(classes))
     if name == "manmade-natural":
         return manmade_natural(len(classes))
     if name.endswith(".json"):
         return listed_split(Path(name).stem, read_split_file(Path(name)), classes)
-    known = ["random:0 (or another seed)", "manmade-natural", "a .json file", *(listed or ())]
+    known = ["random:0 (or another seed)", "reduced:250 (or another number of images a class)"]
+    known += ["manmade-natural", "a .json file", *(listed or ())]
     raise UserError(f"There is no split {name!r}; known are {', '.join(known)}.")
 
 

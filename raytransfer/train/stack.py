@@ -111,7 +111,9 @@ class Stack(nn.Module):
                     groups = layer.groups * active
                     x = F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
                 else:
-                    x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+                    # The weights stand first, so that their gradient is laid out as they are:
+                    # turned over, it would have to be copied, which took longer than the product.
+                    x = torch.baddbmm(bias[..., None], weight, x.transpose(1, 2)).transpose(1, 2)
             x = after_weights(layer, x, active)
         assert x is not None
         return x
@@ -136,11 +138,10 @@ class Stack(nn.Module):
         ]
         layers = self.architecture.layers
         if layers[number - 1].convolution:
-            return torch.cat([x, *joining] if x is not None else joining, 1)
+            return _together(x, joining, 1)
         if not layers[number - 2].convolution:
-            joining = [activations[None] for activations in joining]
-            return torch.cat([x, *joining] if x is not None else joining)
-        x = torch.cat([x, *joining] if x is not None else joining, 1)
+            return _together(x, [activations[None] for activations in joining], 0)
+        x = _together(x, joining, 1)
         images, channels = x.shape[:2]
         active = channels // layers[number - 2].outputs
         return x.reshape(images, active, -1).transpose(0, 1)
@@ -165,6 +166,12 @@ class Stack(nn.Module):
                         own[name] = _unstacked(layer, self._tensor(name), place).cpu()
             everything[member.treatment.id] = own
         return everything
+
+
+def _together(x: Tensor | None, joining: Sequence[Tensor], dimension: int) -> Tensor:
+    """What is at work and what joins it, side by side; one alone is not copied."""
+    parts = [x, *joining] if x is not None else joining
+    return torch.cat(list(parts), dimension) if len(parts) > 1 else parts[0]
 
 
 def _attribute(name: str) -> str:
