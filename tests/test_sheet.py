@@ -144,7 +144,7 @@ def test_the_command_prints_the_path_of_its_page(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "here.html"
-    args = ["show", str(shards), "--out", str(out), "--per-class", "1", "--classes", "2"]
+    args = ["show", shards.as_uri(), "--out", str(out), "--per-class", "1", "--classes", "2"]
     assert main([*args, "--split", "val"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_text().count("<img ") == 2

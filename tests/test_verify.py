@@ -271,7 +271,7 @@ def test_the_command_ends_with_a_table_and_a_status(
     assert re.search(r"files +train images +val images +MB +images/s +problems", said)
     assert re.search(r"^ 3 +48 +16 +0\.\d +[\d,]+ +0 *$", said, re.MULTILINE)
     (shards / "means.npy").unlink()
-    assert main(["verify", str(shards)]) == 1
+    assert main(["verify", shards.as_uri()]) == 1
     said = capsys.readouterr().out
     assert said.startswith("means.npy: is missing\n")
     assert re.search(r" 1 *$", said, re.MULTILINE)

@@ -151,9 +151,7 @@ def _page(manifest: Manifest, split: Split, samples: dict[int, list[Shown]]) -> 
     lead = f"{counts.sum():,} {kind} images in {all_:,} classes, {spread}, {_stored(manifest)}. "
     if len(samples) < all_:
         lead += f"Shown are {len(samples):,} classes, evenly spread. "
-    lead += (
-        "Of each class these are the first images in the shards, which hold them in random order."
-    )
+    lead += "Of each class these are the first in the shards, which have a random order."
     if manifest.quarantined:
         lead += f" {manifest.quarantined:,} images could not be read: quarantine.jsonl names them."
     sections = "".join(
