@@ -257,3 +257,24 @@ def check_member(fate: Fate, keys: list[str], lines: list[dict[str, str]]) -> No
     else:
         (line,) = bad
         assert fate.word in line["reason"].lower(), line
+
+
+def test_a_duplicate_is_kept_and_told(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    corpus.hostile_tree(source)
+    manifest = prepare(source, tmp_path / "shards", size=SIZE, max_bad=0.9)
+    assert manifest.duplicates == 1
+    (line,) = (tmp_path / "shards" / "duplicates.jsonl").read_text().splitlines()
+    pair = json.loads(line)
+    assert {Path(pair["key"]).name, Path(pair["same_as"]).name} == {
+        "first_of_two.JPEG",
+        "second_of_two.JPEG",
+    }
+
+
+def test_numbers_are_not_read_with_a_list_in_another_order(tmp_path: Path) -> None:
+    """Caffe's synset_words.txt is sorted by name; the numbers count in another order."""
+    source = JPEG_LAYOUTS["flat_with_synsets"](tmp_path / "source")
+    (source / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in sorted(WORDS)))
+    with pytest.raises(UserError, match=r"lists the classes by name.*add .*meta\.mat"):
+        prepare(source, tmp_path / "shards", size=SIZE)
