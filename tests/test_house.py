@@ -43,6 +43,7 @@ LIBRARIES = {
     "pyarrow": {"data", "results"},
     "scipy": {"results"},
     "PIL": {"data"},
+    "simplejpeg": {"data"},
     "tyro": {"cli"},
     "rich": {"cli", "schedule/progress"},
 }
