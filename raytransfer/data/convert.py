@@ -10,6 +10,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from raytransfer.data.pixels import JPEG, of_pillow
+
 Fit = Literal["warp", "crop"]
 Pixels = NDArray[np.uint8]
 """[height, width, channels]"""
@@ -55,9 +57,11 @@ class Converted:
 def convert(encoded: bytes, form: Form) -> Converted | str:
     """The image in its new form, or why it cannot be read, in a few words."""
     try:
-        pixels, original = decode(
-            encoded, form.channels, 2 * form.size if form.size is not None else None
-        )
+        if form.size is None:
+            # Who reads it as it is will not turn it.
+            pixels, original = decode(encoded, form.channels, upright=False)
+        else:
+            pixels, original = decode(encoded, form.channels, 2 * form.size)
     except UnidentifiedImageError:
         return "not an image" if encoded else "an empty file"
     except Exception as error:  # a decoder may raise anything at a broken file
@@ -75,15 +79,15 @@ def convert(encoded: bytes, form: Form) -> Converted | str:
 
 
 def decode(
-    encoded: bytes, channels: int, at_least: int | None = None
+    encoded: bytes, channels: int, at_least: int | None = None, upright: bool = True
 ) -> tuple[Pixels, tuple[int, int]]:
-    """Upright pixels, and the original's width and height.
+    """Pixels, and the original's width and height; both turned as its EXIF says, if `upright`.
 
     at_least: pixels a side that are enough: a JPEG of twice as many or more is decoded at a
     fraction of its size, the smallest of n/8 that leaves so many; None for all there are. Raises
     what Pillow raises for a broken image, and ValueError for one that claims more than MOST_PIXELS.
     """
-    if encoded[:2] == b"\xff\xd8":
+    if encoded[:3] == JPEG:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
             _check_size(width, height)
@@ -92,23 +96,17 @@ def decode(
             pixels = simplejpeg.decode_jpeg(
                 encoded, colours, min_height=least, min_width=least, min_factor=2
             )
-            turn = _orientation(encoded)
-            return _upright(pixels, turn), (height, width) if turn >= 5 else (width, height)
+            turn = _orientation(encoded) if upright else 1
+            return _turned(pixels, turn), (height, width) if turn >= 5 else (width, height)
         except ValueError as error:
             # What this strict decoder refuses, Pillow may know: CMYK, or junk between segments.
             if isinstance(error, _TooLargeError):
                 raise
     with Image.open(io.BytesIO(encoded)) as opened:
         _check_size(*opened.size)
-        turn = opened.getexif().get(_ORIENTATION, 1)
-        if opened.mode.startswith("I;16") or opened.mode == "I":
-            # Pillow would cut 16 bits off at 255.
-            grey = (np.asarray(opened).astype(np.uint32) >> 8).astype(np.uint8)
-            image: Image.Image = Image.fromarray(grey)
-        else:
-            image = opened
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    pixels = _upright(pixels[:, :, None] if channels == 1 else pixels, turn)
+        turn = opened.getexif().get(_ORIENTATION, 1) if upright else 1
+        pixels = of_pillow(opened, channels)
+    pixels = _turned(pixels, turn)
     return pixels, (pixels.shape[1], pixels.shape[0])
 
 
@@ -132,7 +130,7 @@ def _orientation(encoded: bytes) -> int:
         return 1
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation (2 and 4 mirror, 3 turns by 180 degrees, 5 to 8 transpose)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)

@@ -1,5 +1,6 @@
 """What a run reads, in order: a pure function of a few numbers, known before anything is read."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,9 +11,20 @@ from raytransfer.data.manifest import Split, read_manifest
 from raytransfer.data.order import check_batch, share
 from raytransfer.errors import UserError
 
-PACKET_BYTES = 16 * 2**20
-"""Pixels that travel together, at most (one micro-batch at least): so many that the few
-milliseconds of a Ray task do not count, so few that several fit in memory."""
+DECODED_BYTES = 128 * 2**20
+"""A task whose pixels take no more is decoded once and kept by the process that reads it, as small
+images cost most to unpack; of a larger one every use is decoded anew."""
+
+PACKET_BYTES = 32 * 2**20
+"""What travels together, at most (one micro-batch at least): so much that the five milliseconds
+that Ray takes do not count, so little that several fit in memory."""
+
+ITEM_BYTES = 256 * 2**20
+"""What one reading task brings, at least, packet after packet: starting one costs milliseconds, and
+the images that were being mixed are read again."""
+
+MOST_ITEMS = 1000
+"""Reading tasks of a run, about: each costs the start of it 2 ms and some kB."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,11 @@ class Packet:
     first: int
     stop: int
 
+    def batches(self) -> "Iterator[Packet]":
+        """The same as packets of one batch."""
+        for i in range(self.first, self.stop):
+            yield Packet(self.phase, i if self.phase == "train" else self.step, i, i + 1)
+
 
 @dataclass(frozen=True)
 class StreamPlan:
@@ -74,6 +91,12 @@ class StreamPlan:
     val_images: int
     shape: tuple[int, int, int]
     """Channels, height, width."""
+    encoded_bytes: int
+    """Of an encoded image, the mean of all in the shards."""
+    packet_bytes: int
+    """PACKET_BYTES, as it was where the plan was made: all processes must cut alike."""
+    decoded_bytes: int
+    """DECODED_BYTES, likewise."""
     per_class: int | None = None
     """Training images of each class, the first in the shards; None for all."""
 
@@ -82,22 +105,36 @@ class StreamPlan:
         """Global batches of one validation."""
         return -(-self.val_images // self.batch)
 
-    @property
-    def batches_per_packet(self) -> int:
-        images = self.batch // self.workers
-        return max(1, PACKET_BYTES // (images * int(np.prod(self.shape))))
+    def kept(self, phase: Split) -> bool:
+        """Whether the pixels of the task are kept where they are read, and travel as pixels."""
+        images = self.train_images if phase == "train" else self.val_images
+        return images * math.prod(self.shape) <= self.decoded_bytes
 
-    def packets(self) -> Iterator[Packet]:
-        """All that is left to read, in order: the same packets for every worker."""
-        most = self.batches_per_packet
-        step = self.start_step
-        while step < self.steps:
-            end = min(self.steps, (step // self.validate_every + 1) * self.validate_every)
-            for first in range(step, end, most):
-                yield Packet("train", first, first, min(first + most, end))
-            for first in range(0, self.val_batches, most):
-                yield Packet("val", end, first, min(first + most, self.val_batches))
-            step = end
+    def batches_per_packet(self, phase: Split) -> int:
+        images = self.batch // self.workers
+        image = math.prod(self.shape) if self.kept(phase) else self.encoded_bytes
+        return max(1, self.packet_bytes // (images * image))
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """What is left to read, cut for reading tasks: steps first..stop-1, and the validations
+        after them. However long the run, they are few."""
+        image = math.prod(self.shape) if self.kept("train") else self.encoded_bytes
+        steps = -(-ITEM_BYTES // (self.batch // self.workers * image))
+        steps = max(steps, -(-(self.steps - self.start_step) // MOST_ITEMS))
+        for first in range(self.start_step, self.steps, steps):
+            yield first, min(first + steps, self.steps)
+
+    def packets(self, first: int, stop: int) -> Iterator[Packet]:
+        """The packets of an item, in order: the same for every worker."""
+        train, val = self.batches_per_packet("train"), self.batches_per_packet("val")
+        while first < stop:
+            end = min(stop, (first // self.validate_every + 1) * self.validate_every)
+            for i in range(first, end, train):
+                yield Packet("train", i, i, min(i + train, end))
+            if end % self.validate_every == 0 or end == self.steps:
+                for i in range(0, self.val_batches, val):
+                    yield Packet("val", end, i, min(i + val, self.val_batches))
+            first = end
 
     def shares(self, packet: Packet, rank: int) -> list[Share]:
         """What worker `rank` gets of a packet, batch by batch; validation shares may be empty."""
@@ -162,6 +199,7 @@ def plan_stream(
         raise UserError(
             f"The images in {shards} differ in size: prepare them again with a size, such as 256."
         )
+    files = (*manifest.train, *manifest.val)
     return StreamPlan(
         shards=str(shards),
         digest=manifest.digest,
@@ -178,5 +216,8 @@ def plan_stream(
         ),
         val_images=sum(manifest.val_counts[label] for label in classes),
         shape=(manifest.channels, manifest.height, manifest.width),
+        encoded_bytes=max(1, sum(f.bytes for f in files) // sum(f.rows for f in files)),
+        packet_bytes=PACKET_BYTES,
+        decoded_bytes=DECODED_BYTES,
         per_class=per_class,
     )

@@ -1,33 +1,32 @@
-"""From a plan to pixels: rows of a task found without decoding the others, each decoded once."""
+"""From a plan to encoded images: a task's rows found without decoding, or copying, the others."""
 
-import io
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Manifest, Split, locate, read_labels, read_manifest
 from raytransfer.data.order import Sequence
-from raytransfer.data.plan import Packet, StreamPlan
+from raytransfer.data.pixels import Buffers, channel_first, channel_last, decode
+from raytransfer.data.plan import Packet, Share, StreamPlan
 from raytransfer.errors import UserError
 
-DECODED_BYTES = 128 * 2**20
-"""A task whose pixels take no more is decoded once and kept, as small images cost most to unpack;
-of a larger one every use is decoded, and the encoded images are kept for a while."""
-
 ENCODED_BYTES = 256 * 2**20
-"""Encoded images kept of a larger task: more than the row groups that an epoch mixes at a time."""
+"""Row groups that are kept for a while: more than an epoch mixes at a time."""
+
+OPEN_FILES = 64
+"""Shards that are kept open, as an object store takes three requests to open one."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The images of one worker for one step. The arrays may be read-only."""
+    """The images of one worker for one step."""
 
     phase: Split
     step: int
@@ -35,13 +34,25 @@ class MicroBatch:
     epoch: int
     """Of training: where the global batch begins. Of validation: the last one trained in."""
     images: NDArray[np.uint8]
-    """[b, channel, height, width]; b may be 0 in validation."""
+    """[b, channel, height, width], channels last in memory; b may be 0 in validation."""
     labels: NDArray[np.int64]
     """[b], 0..k-1 in the task's class order."""
     positions: NDArray[np.int64]
     """[b], places in the training sequence (see `order.uniforms`), or among validation images."""
     last: bool
     """Whether a validation ends with it."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The images and labels of a worker's part of a packet, its shares one after another."""
+
+    data: NDArray[np.uint8]
+    """Encoded images, one after another; or pixels [n, height, width, channel], flat."""
+    ends: NDArray[np.int64] | None
+    """[n + 1]: encoded image i is data[ends[i]:ends[i + 1]]. None: data are pixels."""
+    labels: NDArray[np.int64]
+    """[n]."""
 
 
 class Images:
@@ -72,66 +83,97 @@ class Images:
         row_in_file, file = row_in_file[mine], file[mine]
         self.groups: NDArray[np.int64] = groups_before[file] + row_in_file // manifest.row_group
         """[n], increasing: the row group of each row, counted through all files."""
+        self.groups_read = 0
+        """Row groups read so far, those read again included."""
         self._groups_before = groups_before
         self._row_in_group = row_in_file % manifest.row_group
-        self._first_of_group = np.searchsorted(self.groups, np.arange(groups_before[-1] + 1))
-        self._opened: dict[int, pq.ParquetFile] = {}
-        self._recent: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._opened: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._recent: OrderedDict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = OrderedDict()
         self._recent_bytes = 0
+        self._buffers = Buffers()
         assert manifest.height is not None
         assert manifest.width is not None
-        self.shape = (manifest.channels, manifest.height, manifest.width)
-        keep = len(mine) * int(np.prod(self.shape)) <= DECODED_BYTES
-        self._pixels = np.empty((len(mine), *self.shape), np.uint8) if keep else None
-        self._decoded = np.zeros(len(mine) if keep else 0, dtype=bool)
+        self.shape = (manifest.height, manifest.width, manifest.channels)
+        self._pixels: NDArray[np.uint8] | None = None
+        self._decoded = np.zeros(0, dtype=bool)
+
+    def encoded(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Encoded images, one after another, and where each ends: data and ends of `Contents`."""
+        groups = {group: self._row_group(group) for group in np.unique(self.groups[rows]).tolist()}
+        found = []
+        for group, row in zip(
+            self.groups[rows].tolist(), self._row_in_group[rows].tolist(), strict=True
+        ):
+            images, offsets = groups[group]
+            found.append(images[offsets[row] : offsets[row + 1]])
+        ends = np.cumsum([0] + [len(image) for image in found])
+        data = self._buffers.take((int(ends[-1]),))
+        np.concatenate(found, out=data)
+        return data, ends
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The pixels of some rows, [len(rows), channel, height, width]."""
+        """Pixels, [len(rows), channel, height, width], channels last in memory. Each image is
+        decoded once and kept."""
         if self._pixels is None:
-            pixels = np.empty((len(rows), *self.shape), np.uint8)
-            self._decode(rows, pixels, np.arange(len(rows)))
-            return pixels
+            self._pixels = np.empty((len(self.labels), *self.shape), np.uint8)
+            self._decoded = np.zeros(len(self.labels), dtype=bool)
         missing = np.unique(rows[~self._decoded[rows]])
-        self._decode(missing, self._pixels, missing)
-        self._decoded[missing] = True
-        return self._pixels[rows]
+        if len(missing):
+            data, ends = self.encoded(missing)
+            for i, row in enumerate(missing.tolist()):
+                try:
+                    decode(data[ends[i] : ends[i + 1]].data, self._pixels[row])
+                except Exception as error:  # a decoder may raise anything at a broken image
+                    raise self.undecodable(row, error) from error
+            self._decoded[missing] = True
+        return channel_first(self._pixels[rows])
 
-    def _decode(
-        self, rows: NDArray[np.int64], out: NDArray[np.uint8], places: NDArray[np.int64]
-    ) -> None:
-        """Decodes rows into places of `out`, row group by row group."""
-        if not len(rows):
-            return
-        by_group = np.argsort(self.groups[rows], kind="stable")
-        rows, places = rows[by_group], places[by_group]
-        names, starts = np.unique(self.groups[rows], return_index=True)
-        stops = np.append(starts[1:], len(rows))
-        for group, start, stop in zip(names.tolist(), starts, stops, strict=True):
-            encoded = self._row_group(group)
-            for row, place in zip(rows[start:stop], places[start:stop], strict=True):
-                image = encoded[int(row - self._first_of_group[group])].as_buffer()
-                decode(image, out[place])
+    def undecodable(self, row: int, error: Exception) -> UserError:
+        """What to say of an image that cannot be decoded."""
+        file, group = self._place(int(self.groups[row]))
+        keys = self._open(file).read_row_group(group, columns=["key"])["key"]
+        inside = int(self._row_in_group[row])
+        number = group * self.manifest.row_group + inside
+        stored = self.manifest.files(self.split)[file].name
+        return UserError(
+            f"The image {keys[inside].as_py()}, row {number} of {stored} in "
+            f"{self.manifest.folder}, cannot be decoded ({error}): prepare the shards again."
+        )
 
-    def _row_group(self, group: int) -> pa.ChunkedArray:
-        """The encoded images of the task in one row group."""
+    def _row_group(self, group: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """The images of one row group, of all classes: bytes and offsets, as Arrow has them."""
         if group in self._recent:
             self._recent.move_to_end(group)
             return self._recent[group]
-        number = int(np.searchsorted(self._groups_before, group, side="right")) - 1
-        if number not in self._opened:
+        file, inside = self._place(group)
+        images = self._open(file).read_row_group(inside, columns=["image"])["image"]
+        images = images.combine_chunks() if images.num_chunks > 1 else images.chunk(0)
+        _, offsets, data = images.buffers()
+        found = (
+            np.frombuffer(data, np.uint8),
+            np.frombuffer(offsets, np.int32)[images.offset : images.offset + len(images) + 1],
+        )
+        self.groups_read += 1
+        self._recent[group] = found
+        self._recent_bytes += len(found[0])
+        while self._recent_bytes > ENCODED_BYTES and len(self._recent) > 1:
+            self._recent_bytes -= len(self._recent.popitem(last=False)[1][0])
+        return found
+
+    def _place(self, group: int) -> tuple[int, int]:
+        """File of a row group, and its number in there."""
+        file = int(np.searchsorted(self._groups_before, group, side="right")) - 1
+        return file, group - int(self._groups_before[file])
+
+    def _open(self, file: int) -> pq.ParquetFile:
+        if file not in self._opened:
             filesystem, root = locate(self.manifest.folder)
-            name = self.manifest.files(self.split)[number].name
-            self._opened = {number: pq.ParquetFile(filesystem.open_input_file(f"{root}/{name}"))}
-        inside = group - int(self._groups_before[number])
-        images = self._opened[number].read_row_group(inside, columns=["image"])["image"]
-        mine = slice(self._first_of_group[group], self._first_of_group[group + 1])
-        images = images.take(pa.array(self._row_in_group[mine]))
-        if self._pixels is None:
-            self._recent[group] = images
-            self._recent_bytes += images.nbytes
-            while self._recent_bytes > ENCODED_BYTES and len(self._recent) > 1:
-                self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
-        return images
+            name = self.manifest.files(self.split)[file].name
+            self._opened[file] = pq.ParquetFile(filesystem.open_input_file(f"{root}/{name}"))
+            if len(self._opened) > OPEN_FILES:
+                self._opened.popitem(last=False)
+        self._opened.move_to_end(file)
+        return self._opened[file]
 
 
 def among_first(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
@@ -141,15 +183,6 @@ def among_first(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     among = np.empty(len(labels), dtype=bool)
     among[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered) < count
     return among
-
-
-def decode(encoded: pa.Buffer, out: NDArray[np.uint8]) -> None:
-    """Decodes an image into `out` [channel, height, width]."""
-    mode = "L" if len(out) == 1 else "RGB"
-    with Image.open(io.BytesIO(encoded)) as opened:
-        image = opened if opened.mode == mode else opened.convert(mode)
-        pixels = np.asarray(image)
-    out[...] = pixels[None] if len(out) == 1 else pixels.transpose(2, 0, 1)
 
 
 @lru_cache(maxsize=4)
@@ -169,10 +202,8 @@ def _images(
     return images, Sequence(seed, images.groups)
 
 
-def read_packet(
-    plan: StreamPlan, packet: Packet, rank: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels [n, channel, height, width] and labels [n] of a worker's shares, one after another."""
+def _rows(plan: StreamPlan, packet: Packet, rank: int) -> tuple[Images, NDArray[np.int64]]:
+    """The rows of a worker's shares of a packet, one share after another."""
     # Validation is always whole.
     per_class = plan.per_class if packet.phase == "train" else None
     images, sequence = _images(
@@ -180,36 +211,62 @@ def read_packet(
     )
     shares = plan.shares(packet, rank)
     if packet.phase == "train":
-        rows = np.concatenate([sequence.rows(share.start, share.stop) for share in shares])
-    else:
-        rows = np.concatenate([share.positions for share in shares])
-    return images.read(rows), images.labels[rows]
+        return images, np.concatenate([sequence.rows(each.start, each.stop) for each in shares])
+    return images, np.concatenate([each.positions for each in shares])
 
 
-def unpack(
+def read_packet(plan: StreamPlan, packet: Packet, rank: int) -> Contents:
+    """A worker's part of a packet: pixels where the plan keeps them, else encoded images."""
+    images, rows = _rows(plan, packet, rank)
+    if plan.kept(packet.phase):
+        return Contents(channel_last(images.read(rows)).reshape(-1), None, images.labels[rows])
+    return Contents(*images.encoded(rows), images.labels[rows])
+
+
+def decode_part(
     plan: StreamPlan,
     packet: Packet,
     rank: int,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-) -> Iterator[MicroBatch]:
-    """The micro-batches of a packet that was read, as views of its arrays."""
-    start = 0
-    for share in plan.shares(packet, rank):
-        stop = start + share.stop - share.start
-        yield MicroBatch(
-            share.phase,
-            share.step,
-            share.epoch,
-            images[start:stop],
-            labels[start:stop],
-            share.positions,
-            share.last,
-        )
-        start = stop
+    contents: Contents,
+    first: int,
+    out: NDArray[np.uint8],
+) -> None:
+    """Pixels of images first, first + 1, ... of a packet, into out [n, height, width, channel].
+
+    Raises UserError that names the image when one cannot be decoded.
+    """
+    if contents.ends is None:
+        size = math.prod(out.shape[1:])
+        part = contents.data[first * size : (first + len(out)) * size]
+        np.copyto(out, part.reshape(out.shape))
+        return
+    data, ends = contents.data.data, contents.ends[first : first + len(out) + 1].tolist()
+    for i, (start, stop) in enumerate(pairwise(ends)):
+        try:
+            decode(data[start:stop], out[i])
+        except Exception as error:  # a decoder may raise anything at a broken image
+            images, rows = _rows(plan, packet, rank)
+            raise images.undecodable(int(rows[first + i]), error) from error
 
 
 def read_locally(plan: StreamPlan, rank: int = 0) -> Iterator[MicroBatch]:
     """What worker `rank` gets from the stream, read in this process, without Ray."""
-    for packet in plan.packets():
-        yield from unpack(plan, packet, rank, *read_packet(plan, packet, rank))
+    channels, height, width = plan.shape
+    for item in plan.items():
+        for packet in plan.packets(*item):
+            contents = read_packet(plan, packet, rank)
+            start = 0
+            for share in plan.shares(packet, rank):
+                stop = start + share.stop - share.start
+                pixels = np.empty((stop - start, height, width, channels), np.uint8)
+                decode_part(plan, packet, rank, contents, start, pixels)
+                yield micro_batch(share, pixels, contents.labels[start:stop])
+                start = stop
+
+
+def micro_batch(share: Share, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> MicroBatch:
+    """A share with its pixels [b, height, width, channel] and labels [b]."""
+    images = channel_first(pixels)
+    return MicroBatch(
+        share.phase, share.step, share.epoch, images, labels, share.positions, share.last
+    )

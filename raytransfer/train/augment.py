@@ -15,20 +15,33 @@ def crop(
     crop and mirrors nothing. pad: pixels of mean colour around the image before a random crop.
     Returns float32 [b, channels, side, side].
     """
-    height, width = images.shape[-2:]
-    x = images.float() - mean
+    channels, height, width = images.shape[1:]
     if draws is None:
         top, left = (height - side) // 2, (width - side) // 2
-        return x[:, :, top : top + side, left : left + side]
+        window = (..., slice(top, top + side), slice(left, left + side))
+        return images[window].float() - mean[window]
     if pad:
-        x = F.pad(x, (pad, pad, pad, pad))
-        height, width = x.shape[-2:]
-    steps = torch.arange(side, device=images.device)
-    rows = (draws[:, :1] * (height - side + 1)).long() + steps
-    columns = (draws[:, 1:2] * (width - side + 1)).long() + steps
+        # Nothing less a mean of nothing: as if of mean colour.
+        images, mean = (F.pad(x, (pad, pad, pad, pad)) for x in (images, mean))
+        height, width = height + 2 * pad, width + 2 * pad
+    tops = (draws[:, 0] * (height - side + 1)).long()
+    lefts = (draws[:, 1] * (width - side + 1)).long()
+    # Channels last in memory, as images come: each row of a window is one run of bytes.
+    rows = images.permute(0, 2, 3, 1).reshape(len(images), height, -1)
+    means = mean.permute(1, 2, 0).reshape(1, height, -1)
+    each, which = torch.arange(len(images), device=images.device), torch.zeros_like(tops)
+    pixels = _windows(rows, side, channels)[each, tops, lefts].unflatten(2, (side, channels))
     if mirror:
-        columns = torch.where(draws[:, 2:] < 0.5, columns.flip(1), columns)
-    places = rows[:, :, None] * width + columns[:, None, :]
-    channels = x.shape[1]
-    index = places.flatten(1)[:, None, :].expand(-1, channels, -1)
-    return x.flatten(2).gather(2, index).view(-1, channels, side, side)
+        turned = draws[:, 2] < 0.5
+        pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
+        # In a mirrored mean the window lies as far from the right.
+        means = torch.cat([means, means.unflatten(2, (width, channels)).flip(2).flatten(2)])
+        which, lefts = turned.long(), torch.where(turned, width - side - lefts, lefts)
+    less = _windows(means, side, channels)[which, tops, lefts].unflatten(2, (side, channels))
+    return torch.sub(pixels, less, out=less).permute(0, 3, 1, 2)
+
+
+def _windows(rows: Tensor, side: int, channels: int) -> Tensor:
+    """All square windows of images [n, height, width * channels], as a view
+    [n, tops, lefts, side, side * channels]."""
+    return rows.unfold(1, side, 1).unfold(2, side * channels, channels)

@@ -2,17 +2,21 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raytransfer.data.manifest import mean_image, read_manifest
 from raytransfer.data.order import uniforms
 from raytransfer.data.plan import StreamPlan
 from raytransfer.data.reader import MicroBatch
+from raytransfer.data.stream import Decode
 from raytransfer.nets.architecture import Architecture, architecture
 from raytransfer.nets.network import Weights, layers_sha256, transplant, untrained_weights
 from raytransfer.nets.weights import from_bytes, to_bytes
@@ -25,6 +29,9 @@ from raytransfer.train.stack import Member
 
 PROGRESS_SECONDS = 1.0
 """How often the first worker says how far it is."""
+
+IN_FLIGHT = 2
+"""Batches that may be on their way to a GPU."""
 
 BEST = 10
 """The paper's statistic of a run is the mean of so many highest validations (its logs)."""
@@ -55,6 +62,10 @@ class TrialJob:
     """Threads of a training process."""
     gpu: bool
     deterministic: bool
+    decode: Decode = "train"
+    """Where images are decoded; changes no result."""
+    decode_resource: str | None = None
+    """With decode="tasks": the custom resource of Ray of which a decoding task takes one."""
 
     def __post_init__(self) -> None:
         if self.lanes > 1 and self.workers > 1:
@@ -121,11 +132,7 @@ def train_cohort(
         return
     trainer, courses = build(job, cohort_job, treatments, folder, device)
     started = time.perf_counter()
-    for batch in feed:
-        images, labels, positions = (
-            torch.from_numpy(array).to(device)
-            for array in (writable(batch.images), writable(batch.labels), batch.positions)
-        )
+    for batch, (images, labels, positions) in on_device(feed, device):
         if batch.phase == "train":
             draws = uniforms(recipe.seed, "crop", batch.positions, 3)
             trainer.step(batch.step, images, labels, positions, torch.from_numpy(draws).to(device))
@@ -153,9 +160,26 @@ def ends(batch: MicroBatch, stream: StreamPlan) -> bool:
     return batch.last and batch.step == stream.steps
 
 
-def writable(array: Any) -> Any:
-    """Torch warns of arrays that it could write to and must not; these are copied first."""
-    return array if array.flags.writeable else array.copy()
+def on_device(
+    feed: Iterator[MicroBatch], device: torch.device
+) -> Iterator[tuple[MicroBatch, list[Tensor]]]:
+    """Batches with their images, labels and positions on the device, without a copy on a CPU."""
+    # From pinned memory a GPU copies by itself; until it has, the batch is held.
+    held: deque[tuple[MicroBatch, torch.cuda.Event]] = deque()
+    for batch in feed:
+        arrays = (batch.images, batch.labels, batch.positions)
+        tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+        if device.type == "cuda":
+            held.append((batch, torch.cuda.current_stream(device).record_event()))
+            if len(held) > IN_FLIGHT:
+                held.popleft()[1].synchronize()
+        yield batch, tensors
+
+
+def pinned(size: int) -> NDArray[np.uint8]:
+    """Memory of a batch from which a GPU copies by itself."""
+    memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+    return memory
 
 
 def orphaned(treatment: Treatment, folder: StudyFolder, writer: "Writer | None") -> bool:

@@ -8,7 +8,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from raytransfer.data.plan import StreamPlan
 from raytransfer.data.stream import batches, dataset, execution_options
-from raytransfer.train.loop import TrialJob, train_trial
+from raytransfer.train.loop import TrialJob, pinned, train_trial
 
 
 def fit(job: TrialJob) -> None:
@@ -30,12 +30,14 @@ def fit(job: TrialJob) -> None:
             ),
         ),
         datasets={
-            _stream_name(lane, rank): dataset(_plans(job, lane), rank)
+            _stream_name(lane, rank): dataset(
+                _plans(job, lane), rank, decode=job.decode, resource=job.decode_resource
+            )
             for lane in range(job.lanes)
             for rank in range(job.workers)
         },
         dataset_config=train.DataConfig(
-            datasets_to_split=[], execution_options=execution_options()
+            datasets_to_split=[], execution_options=execution_options(job.decode)
         ),
     )
     trainer.fit()
@@ -55,4 +57,11 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.threads)
     lane, rank = divmod(train.get_context().get_world_rank(), job.workers)
     shard = train.get_dataset_shard(_stream_name(lane, rank))
-    train_trial(job, batches(shard, _plans(job, lane), rank), get_device(), lane, rank)
+    feed = batches(
+        shard,
+        _plans(job, lane),
+        rank,
+        threads=job.threads,
+        allocate=pinned if job.gpu else None,
+    )
+    train_trial(job, feed, get_device(), lane, rank)
