@@ -293,6 +293,13 @@ def test_a_number_that_is_asked_for_is_compared_too(thousand, capsys):
     assert "1 GPU (cuda), 40.0 GB, 70% of it" in said
 
 
+def test_the_slowest_plan_fits_the_page_too(thousand, capsys):
+    assert main(["plan", "balanced", "--data", thousand, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "core-hours" in said
+    assert all(len(line) <= 100 for line in said.splitlines())
+
+
 def test_less_memory_makes_more_passes(thousand):
     def passes(memory):
         machine = Machine("cuda", 1, memory * GB)
