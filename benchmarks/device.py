@@ -154,19 +154,7 @@ def build(task: Task) -> tuple[CohortTrainer, Callable[[int], None]]:
 def measure(task: Task) -> dict[str, Any]:
     """One row, in a process of its own. What cannot be is in its note, with no seconds."""
     torch.set_num_threads(task.threads)
-    row: dict[str, Any] = {
-        "network": task.network,
-        "precision": task.precision,
-        "compiled": task.compiled,
-        "batch": task.batch,
-        "networks": task.networks,
-        "steps": task.steps,
-        "operations": operations(task),
-        "estimated_bytes": estimated(task)[-1],
-        "seconds": None,
-        "peak_bytes": None,
-        "note": "",
-    }
+    row = empty_row(task)
     before = resident_peak()
     try:
         trainer, step = build(task)
@@ -189,12 +177,24 @@ def measure(task: Task) -> dict[str, Any]:
     return row | {"seconds": statistics.median(seconds), "peak_bytes": peak}
 
 
-def operations(task: Task) -> float:
-    """Floating-point operations of a step."""
+def empty_row(task: Task) -> dict[str, Any]:
+    """All that is known before anything is measured."""
     splits = {"random:0": split_for(task.network)}
     channels = IMAGES[task.network][1]
     counts = multiply_adds(mixture(task.networks), task.recipe, splits, channels)
-    return 2.0 * task.batch * sum(counts)
+    return {
+        "network": task.network,
+        "precision": task.precision,
+        "compiled": task.compiled,
+        "batch": task.batch,
+        "networks": task.networks,
+        "steps": task.steps,
+        "operations": 2.0 * task.batch * sum(counts),
+        "estimated_bytes": estimated(task)[-1],
+        "seconds": None,
+        "peak_bytes": None,
+        "note": "",
+    }
 
 
 def matrix_rate(precision: str, device: str, threads: int) -> float:
@@ -255,18 +255,8 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def measured_apart(task: Task) -> dict[str, Any]:
-    killed = {"seconds": None, "peak_bytes": None, "note": "ended by the system: out of memory?"}
-    described = {
-        "network": task.network,
-        "precision": task.precision,
-        "compiled": task.compiled,
-        "batch": task.batch,
-        "networks": task.networks,
-        "operations": operations(task),
-        "estimated_bytes": estimated(task)[-1],
-    }
     row = apart(measure, task)
-    return described | killed if row is None else row
+    return row or empty_row(task) | {"note": "ended by the system: out of memory?"}
 
 
 def most_that_fit(task_of: Callable[..., Task], memory: int) -> int:
