@@ -8,7 +8,9 @@ one is the base; more are a mixture as in the space `balanced`, half of them fro
 fine-tuned, half from either task. Random images that are on the device already go through the
 whole step of `raytransfer.train.cohort.CohortTrainer`: crop, mirror, mean, forward, backward,
 update, counting. The trainer keeps its tensors channels-last. Each row is a process of its own, so
-that none finds memory that another left. The first steps are left out; times are medians.
+that none finds memory that another left. The first steps are left out; times are medians (of the
+matrix product, the best). One thread of a CPU is timed by its own clock, which stands still while
+others have the core.
 
 Operations are those that a plan counts: three passes through layers that learn, one through frozen
 ones, shared ones once. The matrix rate is that of a large matrix product in the same precision, in
@@ -152,19 +154,7 @@ def build(task: Task) -> tuple[CohortTrainer, Callable[[int], None]]:
 def measure(task: Task) -> dict[str, Any]:
     """One row, in a process of its own. What cannot be is in its note, with no seconds."""
     torch.set_num_threads(task.threads)
-    row: dict[str, Any] = {
-        "network": task.network,
-        "precision": task.precision,
-        "compiled": task.compiled,
-        "batch": task.batch,
-        "networks": task.networks,
-        "steps": task.steps,
-        "operations": operations(task),
-        "estimated_bytes": estimated(task)[-1],
-        "seconds": None,
-        "peak_bytes": None,
-        "note": "",
-    }
+    row = empty_row(task)
     before = resident_peak()
     try:
         trainer, step = build(task)
@@ -173,7 +163,7 @@ def measure(task: Task) -> dict[str, Any]:
         wait(task.device)
         if task.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        seconds = [timed(lambda: step(0), task.device) for _ in range(task.steps)]
+        seconds = [timed(lambda: step(0), task.device, task.threads) for _ in range(task.steps)]
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             if not task.compiled:
@@ -187,12 +177,24 @@ def measure(task: Task) -> dict[str, Any]:
     return row | {"seconds": statistics.median(seconds), "peak_bytes": peak}
 
 
-def operations(task: Task) -> float:
-    """Floating-point operations of a step."""
+def empty_row(task: Task) -> dict[str, Any]:
+    """All that is known before anything is measured."""
     splits = {"random:0": split_for(task.network)}
     channels = IMAGES[task.network][1]
     counts = multiply_adds(mixture(task.networks), task.recipe, splits, channels)
-    return 2.0 * task.batch * sum(counts)
+    return {
+        "network": task.network,
+        "precision": task.precision,
+        "compiled": task.compiled,
+        "batch": task.batch,
+        "networks": task.networks,
+        "steps": task.steps,
+        "operations": 2.0 * task.batch * sum(counts),
+        "estimated_bytes": estimated(task)[-1],
+        "seconds": None,
+        "peak_bytes": None,
+        "note": "",
+    }
 
 
 def matrix_rate(precision: str, device: str, threads: int) -> float:
@@ -204,15 +206,18 @@ def matrix_rate(precision: str, device: str, threads: int) -> float:
     for _ in range(3):
         a @ b
     wait(device)
-    seconds = [timed(lambda: a @ b, device) for _ in range(7)]
-    return float(2 * side**3 / statistics.median(seconds))
+    seconds = [timed(lambda: a @ b, device, threads) for _ in range(7)]
+    # The fastest, as it stands for what the device can do.
+    return 2 * side**3 / min(seconds)
 
 
-def timed(work: Callable[[], object], device: str) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], object], device: str, threads: int) -> float:
+    """Seconds; of one thread of a CPU, those in which it had its core."""
+    clock = time.process_time if (device, threads) == ("cpu", 1) else time.perf_counter
+    start = clock()
     work()
     wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def wait(device: str) -> None:
@@ -250,18 +255,8 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def measured_apart(task: Task) -> dict[str, Any]:
-    killed = {"seconds": None, "peak_bytes": None, "note": "ended by the system: out of memory?"}
-    described = {
-        "network": task.network,
-        "precision": task.precision,
-        "compiled": task.compiled,
-        "batch": task.batch,
-        "networks": task.networks,
-        "operations": operations(task),
-        "estimated_bytes": estimated(task)[-1],
-    }
     row = apart(measure, task)
-    return described | killed if row is None else row
+    return row or empty_row(task) | {"note": "ended by the system: out of memory?"}
 
 
 def most_that_fit(task_of: Callable[..., Task], memory: int) -> int:

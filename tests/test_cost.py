@@ -123,7 +123,7 @@ def test_activations_are_what_autograd_saves(precision):
     own = {p.untyped_storage().data_ptr() for s in trainer.stacks for p in s.parameters()}
     # Autocast's copies of weights are of these shapes; stacked, full layers have one more side.
     shapes = {w.shape for w in weights.values()} | {
-        (1, *w.T.shape) for w in weights.values() if w.dim() == 2
+        (1, *w.shape) for w in weights.values() if w.dim() == 2
     }
     saved = {}
 
@@ -291,6 +291,13 @@ def test_a_number_that_is_asked_for_is_compared_too(thousand, capsys):
     said = capsys.readouterr().out
     assert list(table(said)) == ["1", "4", "9, this plan", "auto"]
     assert "1 GPU (cuda), 40.0 GB, 70% of it" in said
+
+
+def test_the_slowest_plan_fits_the_page_too(thousand, capsys):
+    assert main(["plan", "balanced", "--data", thousand, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "core-hours" in said
+    assert all(len(line) <= 100 for line in said.splitlines())
 
 
 def test_less_memory_makes_more_passes(thousand):

@@ -298,3 +298,17 @@ def test_tables_show_every_series_and_mark_what_is_missing() -> None:
     assert scores.rows[1][3] == "63.73 (1)"
     gap = summarise(study({"random:0.baseB.s0": 0.6, "random:0.A3B.s0": 0.5}))
     assert tables(gap)[1].rows[2] == ("2", "", "missing")
+
+
+def test_bases_of_reduced_data_stand_together_each_split_by_itself():
+    ids = [f"{split}.baseAB.s{seed}" for split in ("reduced:250", "random:0") for seed in (0, 1)]
+    summary = summarise(study(dict(zip(ids, (0.38, 0.4, 0.55, 0.57), strict=True))))
+    assert list(summary.groups) == ["reduced:250, all classes", "random, all classes"]
+    (_, bases) = tables(summary)
+    assert bases.header == ("split", "base")
+    assert [(name, score[:5], score[-3:]) for name, score in bases.rows] == [
+        ("reduced:250, all classes", "39.00", "(2)"),
+        ("random splits, all classes", "56.00", "(2)"),
+    ]
+    scores = {f"reduced:{k}.{label}.s0": 0.4 for k in (5, 250) for label in ("baseA", "A3A")}
+    assert not [table for table in tables(summarise(study(scores))) if table.header[0] == "split"]

@@ -143,8 +143,9 @@ def _figure_2(results: Results, summary: Summary) -> str:
     views = figure_2(results, summary)
     if not views:
         return _section("figure-2", "Figure 2: accuracy against n", "No network is finished yet.")
-    tables = []
-    for group in summary.groups.values():
+    bases, groups = text.apart(summary)
+    tables = [text.base_scores(bases, STATISTICS[summary.statistic])] if bases else []
+    for group in groups:
         for part in (part for part in group.studied if part.networks):
             tables += [text.scores(part, STATISTICS[summary.statistic]), text.changes(part)]
             if part.co_adaptation or part.specificity or part.over_untrained:

@@ -1,6 +1,6 @@
 """A summary's numbers as text: the cells, and the tables that terminal and page both show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raytransfer.results.intervals import Estimate
@@ -44,7 +44,10 @@ def _with_interval(value: Estimate, scale: float, sign: str, digits: int) -> str
 def tables(summary: Summary) -> list[Table]:
     """What `summary` says, for people: means with 95 % intervals and their number of networks."""
     shown = [_states(summary)]
-    for group in summary.groups.values():
+    bases, groups = apart(summary)
+    if bases:
+        shown.append(base_scores(bases, STATISTICS[summary.statistic]))
+    for group in groups:
         whole = group.studied[0]
         shown.append(scores(whole, STATISTICS[summary.statistic]))
         if any(cell.change for cells in whole.series.values() for cell in cells.values()):
@@ -56,6 +59,35 @@ def tables(summary: Summary) -> list[Table]:
     if summary.unfinished:
         shown.append(unfinished(summary))
     return shown
+
+
+def apart(summary: Summary) -> tuple[list[Group], list[Group]]:
+    """Groups of nothing but bases, where there are several, and all others.
+
+    Such are the splits of reduced data: they are compared with one another, and not along n.
+    """
+    groups = list(summary.groups.values())
+    bases = [
+        group for group in groups if not group.series.keys() - {"base"} and not _planned(group)
+    ]
+    return (bases, [g for g in groups if g not in bases]) if len(bases) > 1 else ([], groups)
+
+
+def _planned(group: Group) -> bool:
+    """Whether more than bases was to be trained."""
+    return any(missing.series != "base" for missing in group.missing)
+
+
+def base_scores(groups: Sequence[Group], statistic: str) -> Table:
+    def score(group: Group) -> str:
+        cells = group.series.get("base", {})
+        return percent(cells[0].score) if cells else MISSING
+
+    return Table(
+        f"Bases: {statistic}, % [95 % interval] (networks)",
+        ("split", "base"),
+        tuple((group.name, score(group)) for group in groups),
+    )
 
 
 def scores(group: Group, statistic: str) -> Table:

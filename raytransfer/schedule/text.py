@@ -72,7 +72,7 @@ def comparison(prepared: Prepared, networks_per_trial: int | None, rate: Rate) -
     unit = f"{prepared.machine.unit}-hours"
     header = ("networks a trial", "trials", "passes", "images")
     title = f"Cost {rate.source}, {LEFT_OUT}"
-    return Table(title, (*header, unit, "elapsed", "memory of a process"), tuple(rows))
+    return Table(title, (*header, unit, "elapsed", "process memory"), tuple(rows))
 
 
 def cost_of(prepared: Prepared, rate: Rate) -> Cost:
