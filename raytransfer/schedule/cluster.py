@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from raytransfer.data.decoding import Decoding
 from raytransfer.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -52,6 +53,18 @@ def layout_for(device: Device, workers: int | None, networks_per_trial: int | No
     if workers is None and networks_per_trial is None:
         return Layout("cpu", 1, lanes=have, threads=1, trials_at_once=1)
     return Layout("cpu", count, lanes=1, threads=1, trials_at_once=at_once)
+
+
+def check_decoding(decoding: Decoding) -> None:
+    """Raises UserError when no machine of the running Ray may decode: it would wait for ever."""
+    import ray
+
+    name = decoding.decode_resource
+    if name is not None and not ray.cluster_resources().get(name):  # type: ignore[no-untyped-call]
+        raise UserError(
+            f"No machine of the Ray cluster has the resource {name} of --decode-resource: give it "
+            f"to one that is to decode, as in `ray start --resources='{{\"{name}\": 16}}'`."
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from raytransfer import __version__
+from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.manifest import Manifest, read_manifest
 from raytransfer.data.order import check_batch
 from raytransfer.data.plan import plan_stream
@@ -22,7 +23,7 @@ from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
 from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
 from raytransfer.results.table import Results
-from raytransfer.schedule.cluster import Device, Layout, layout_for, ray_session
+from raytransfer.schedule.cluster import Device, Layout, check_decoding, layout_for, ray_session
 from raytransfer.schedule.cost import networks_that_fit, relative_costs
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.trials import StudyJob, run_wave
@@ -115,7 +116,12 @@ def _memory(layout: Layout) -> int:
 
 
 def run_study(
-    prepared: Prepared, root: str | Path, *, deterministic: bool = False, show: bool = True
+    prepared: Prepared,
+    root: str | Path,
+    *,
+    deterministic: bool = False,
+    decoding: Decoding = IN_TRAINING,
+    show: bool = True,
 ) -> Results:
     """Train every network of the study that is not finished yet, and return all results.
 
@@ -132,12 +138,14 @@ def run_study(
         splits=prepared.splits,
         layout=prepared.layout,
         deterministic=deterministic,
+        decoding=decoding,
     )
     with _lease(folder):
         waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
         if any(waves):
             watch = Watch(folder, prepared.plan, job, prepared.manifest.channels)
             with display(watch, show), ray_session():
+                check_decoding(decoding)
                 for wave in filter(None, waves):
                     run_wave(wave, job)
     return read_study(root)
