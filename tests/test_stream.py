@@ -1,17 +1,27 @@
 """The stream gives each worker exactly what the plan says, with Ray and without."""
 
+import json
 import logging
+import shutil
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet as pq
 
+from raytransfer.data import order, reader
+from raytransfer.data.decoding import Decoding
 from raytransfer.data.manifest import demo_shards, read_manifest
 from raytransfer.data.plan import plan_stream
-from raytransfer.data.reader import Images, read_locally
-from raytransfer.data.stream import batches, dataset
+from raytransfer.data.reader import Images, read_locally, read_packet
+from raytransfer.data.stream import AHEAD, batches, dataset
 from raytransfer.errors import UserError
+from raytransfer.schedule.cluster import check_decoding
 
 # Ray warns of its own settings when it makes its own context.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -109,6 +119,134 @@ def test_a_finished_run_reads_nothing():
     assert list(read_locally(plan(start_step=50))) == []
 
 
+def large(classes=TASK, **changes):
+    """The same, as if it were too large for its pixels to be kept: every use is decoded anew."""
+    return replace(plan(classes, **changes), decoded_bytes=0, packet_bytes=100_000)
+
+
+def test_a_large_task_is_decoded_as_it_is_used():
+    assert plan().kept("train")
+    assert not large().kept("train")
+    for rank in range(2):
+        assert all(map(same, read_locally(plan(), rank), read_locally(large(), rank)))
+
+
+def blocks_of(planned, rank=0):
+    """What Ray Data's reading tasks would bring."""
+    from raytransfer.data.stream import _read
+
+    items = [{"plan": 0, "first": first, "stop": stop} for first, stop in planned.items()]
+    return list(_read(pa.Table.from_pylist(items), [planned], rank))
+
+
+def decoders():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("make", [plan, large])
+def test_threads_decode_the_same(make, threads):
+    got = list(batches(blocks_of(make()), [make()], 0, threads=threads))
+    assert all(map(same, got, read_locally(make())))
+    assert all(batch.images.flags.writeable for batch in got)
+    assert not decoders()
+
+
+def test_decoding_is_ahead_by_a_few_batches_and_ends_with_the_stream():
+    taken = []
+
+    def allocate(size):
+        taken.append(size)
+        return np.empty(size, np.uint8)
+
+    feed = batches(blocks_of(large()), [large()], 0, threads=2, allocate=allocate)
+    next(feed)
+    assert len(taken) == AHEAD + 1
+    for _ in islice(feed, 40):
+        pass
+    assert len(taken) <= AHEAD + 3
+    assert decoders()
+    feed.close()
+    assert not decoders()
+
+
+def with_broken_image(folder, place):
+    """A copy of the package's shards in which a training image is broken, and its key."""
+    shutil.copytree(demo_shards(), folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (stored,) = manifest["train"]
+    table = pq.read_table(folder / stored["name"])
+    images = table["image"].to_pylist()
+    images[place] = images[place][: len(images[place]) // 2]
+    column = pa.array(images, table.schema.field("image").type)
+    table = table.set_column(0, table.schema.field("image"), column)
+    pq.write_table(table, folder / stored["name"], row_group_size=manifest["row_group"])
+    stored["bytes"] = (folder / stored["name"]).stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return table["key"][place].as_py(), table["label"][place].as_py()
+
+
+def test_a_broken_image_is_named(tmp_path):
+    key, label = with_broken_image(tmp_path / "shards", 1234)
+    kept = plan_stream(
+        str(tmp_path / "shards"), (label,), seed=1, batch=50, steps=20, validate_every=20
+    )
+    said = f"image {key}, row 1234 of train-.*, cannot be decoded"
+    with pytest.raises(UserError, match=said):
+        list(read_locally(kept))
+    broken = replace(kept, decoded_bytes=0)
+    blocks = blocks_of(broken)
+    with pytest.raises(UserError, match=said):
+        list(batches(blocks, [broken], 0, threads=2))
+    assert not decoders()
+
+
+def paper():
+    """The paper's run on a half of ImageNet, in photographs of 20 kB; nothing of it is read."""
+    half = replace(plan(), train_images=640_000, val_images=25_000, shape=(3, 256, 256))
+    return replace(half, encoded_bytes=20_000, batch=256, steps=450_000, validate_every=20_000)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_the_longest_run_is_a_bounded_number_of_items(workers):
+    planned = replace(paper(), workers=workers)
+    start = time.perf_counter()
+    items = list(planned.items())
+    assert time.perf_counter() - start < 0.1
+    assert len(items) <= 1001
+    assert [first for first, _ in items] == [0, *(stop for _, stop in items[:-1])]
+    assert items[-1][1] == planned.steps
+    assert len(list(replace(planned, start_step=planned.steps - 9).items())) == 1
+    train = planned.batches_per_packet("train")
+    assert train * 256 // workers * 20_000 <= planned.packet_bytes
+    for item in (items[0], items[500], items[-1]):
+        steps = [p for p in planned.packets(*item) if p.phase == "train"]
+        assert sum(p.stop - p.first for p in steps) == item[1] - item[0]
+        assert max(p.stop - p.first for p in steps) == train
+    validations = [
+        packet
+        for item in items
+        for packet in planned.packets(*item)
+        if packet.phase == "val" and packet.first == 0
+    ]
+    assert [packet.step for packet in validations] == [*range(20_000, 450_000, 20_000), 450_000]
+
+
+def test_a_resumed_run_reads_no_row_group_of_what_came_before(monkeypatch):
+    monkeypatch.setattr(order, "WHOLE", 8)
+    monkeypatch.setattr(order, "WINDOW", 4)
+    classes = tuple(range(10))
+    assert len(order.epoch_order(1, 0, np.arange(10_000) // 100)) == 10_000
+    for step in (0, 95, 250):  # in epochs 0, 0 and 2
+        planned = large(classes, workers=1, steps=300, start_step=step)
+        reader._images.cache_clear()
+        packet = packets(planned)[0]
+        read_packet(planned, packet, 0)
+        images, rows = reader._rows(planned, packet, 0)
+        assert images.groups_read == len(np.unique(images.groups[rows])) <= 2 * 4
+    reader._images.cache_clear()
+
+
 # Reduced data: the first images of each class.
 
 
@@ -170,6 +308,7 @@ def cluster():
 
     ray.init(
         num_cpus=4,
+        resources={"decoder": 1},
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -188,6 +327,36 @@ def test_ray_gives_each_worker_its_part(cluster, monkeypatch):
         expected = [batch for one in planned for batch in read_locally(one, rank)]
         assert len(got) == len(expected)
         assert all(map(same, got, expected))
+
+
+@pytest.mark.parametrize(
+    "decoding", [Decoding(), Decoding("tasks"), Decoding("tasks", "decoder")], ids=str
+)
+def test_images_decoded_anywhere_are_the_same(cluster, decoding):
+    planned = [large(), plan((1, 2), steps=25)]  # one that travels encoded, one that does not
+    expected = [batch for one in planned for batch in read_locally(one, 1)]
+    got = list(batches(dataset(planned, 1, decoding).iterator(), planned, 1, threads=2))
+    assert len(got) == len(expected)
+    assert all(map(same, got, expected))
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding("tasks")], ids=str)
+def test_a_broken_image_is_named_through_ray(cluster, decoding, tmp_path):
+    key, label = with_broken_image(tmp_path / "shards", 77)
+    planned = plan_stream(
+        str(tmp_path / "shards"), (label,), seed=1, batch=50, steps=20, validate_every=20
+    )
+    planned = replace(planned, decoded_bytes=0)
+    with pytest.raises(Exception, match=f"image {key}, row 77 of"):
+        list(batches(dataset([planned], 0, decoding).iterator(), [planned], 0))
+
+
+def test_a_resource_that_no_machine_has_is_refused(cluster):
+    check_decoding(Decoding("tasks", "decoder"))
+    with pytest.raises(UserError, match="has the resource nothing of --decode-resource"):
+        check_decoding(Decoding("tasks", "nothing"))
+    with pytest.raises(UserError, match="for --decode tasks only"):
+        Decoding("train", "decoder")
 
 
 def test_a_stream_out_of_order_is_refused(cluster):

@@ -21,6 +21,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from raytransfer.cli.tables import print_table
+from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.errors import UserError
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import load_space
@@ -112,6 +113,7 @@ def run(
     networks_per_trial: int | Literal["auto"] = "auto",
     device: Device = "auto",
     deterministic: Flag = False,
+    decoding: OmitArgPrefixes[Decoding] = IN_TRAINING,
     recipe_file: RecipeFile = None,
     recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
 ) -> int:
@@ -125,11 +127,12 @@ def run(
         networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
         device: Where to train; auto: on GPUs where there are any.
         deterministic: Only deterministic operations: slower, and bit-identical when repeated.
+        decoding: Where images are decoded.
         recipe_file: File of recipe settings; flags of the command line go before it.
         recipe: Settings whose defaults are the space's.
     """
     prepared = _prepared(space, data, recipe, workers, networks_per_trial, device)
-    results = _train(prepared, study, deterministic)
+    results = _train(prepared, study, deterministic=deterministic, decoding=decoding)
     print(f"Next: raytransfer report {study}")
     return _status(results)
 
@@ -269,14 +272,14 @@ def _prepared(
     )
 
 
-def _train(prepared: "Prepared", study: str, deterministic: bool = False) -> "Results":
+def _train(prepared: "Prepared", study: str, **settings: Any) -> "Results":
     """Run the study, and say what became of its networks."""
     from raytransfer.results.store import StudyFolder
     from raytransfer.schedule.driver import run_study
 
     folder = StudyFolder(study)
     before = {t.id for t in prepared.plan.treatments if folder.done(t) is not None}
-    results = run_study(prepared, study, deterministic=deterministic)
+    results = run_study(prepared, study, **settings)
     states = Counter((row["state"], row["treatment"] in before) for row in results.networks)
     failed = [row for row in results.networks if row["state"] == "failed"]
     trained, already = states["finished", False], states["finished", True]

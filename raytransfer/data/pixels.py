@@ -16,7 +16,7 @@ def decode(encoded: memoryview, out: NDArray[np.uint8]) -> None:
     """Decodes an image into `out`, contiguous [height, width, channel] with 1 or 3 channels.
 
     JPEG that libjpeg-turbo has nothing to complain of is decoded straight into `out`, without
-    Python's lock; everything else, and what it refuses (CMYK, broken files), is left to Pillow.
+    Python's lock; everything else is left to Pillow.
     Raises what Pillow raises for a broken image, and ValueError for one of another size.
     """
     if encoded[:3] == JPEG:

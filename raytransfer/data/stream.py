@@ -16,21 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.pixels import Buffers
 from raytransfer.data.plan import Packet, StreamPlan
 from raytransfer.data.reader import Contents, MicroBatch, decode_part, micro_batch, read_packet
 
 if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset, ExecutionOptions
-
-Decode = Literal["train", "tasks"]
-"""Where images are decoded: in threads of the training process, or in tasks of Ray Data."""
 
 READING_CORES = 0.25
 """Of a reading task, which mostly copies: 7,000 photographs a second take a tenth of a core."""
@@ -68,13 +66,13 @@ class Unhurried:
         pass
 
 
-def execution_options(decode: Decode = "train") -> "ExecutionOptions":
+def execution_options(decoding: Decoding = IN_TRAINING) -> "ExecutionOptions":
     """What Ray Data must be told to keep the order, and not to read the whole run ahead; Ray Train
     takes it as `DataConfig(execution_options=...)`, as its own options replace a data set's."""
     from ray.data import ExecutionOptions, ExecutionResources
 
     # Where tasks decode, there may be many at once, with pixels each: Ray's own limit holds.
-    limit = AHEAD_BYTES if decode == "train" else None
+    limit = AHEAD_BYTES if decoding.decode == "train" else None
     return ExecutionOptions(
         preserve_order=True,
         resource_limits=ExecutionResources.for_limits(object_store_memory=limit),
@@ -84,16 +82,10 @@ def execution_options(decode: Decode = "train") -> "ExecutionOptions":
 def dataset(
     plans: Sequence[StreamPlan],
     rank: int = 0,
-    *,
-    decode: Decode = "train",
-    resource: str | None = None,
+    decoding: Decoding = IN_TRAINING,
 ) -> "Dataset":
     """What worker `rank` reads for the plans, one after the other, as a Ray data set: give it to
-    Ray Train, undivided, and what comes out to `batches`.
-
-    resource: with decode="tasks", a custom resource of Ray of which a decoding task takes one, so
-    that they run where it is.
-    """
+    Ray Train, undivided, and what comes out to `batches`."""
     from ray import data
 
     items = [
@@ -111,7 +103,8 @@ def dataset(
         num_cpus=READING_CORES,
         compute=data.TaskPoolStrategy(size=1),
     )
-    if decode == "tasks":
+    if decoding.decode == "tasks":
+        resource = decoding.decode_resource
         stream = stream.map_batches(
             partial(_decode, plans=every, rank=rank),
             batch_size=None,
@@ -119,7 +112,7 @@ def dataset(
             num_cpus=1,
             resources={resource: 1} if resource is not None else None,
         )
-    stream.context.execution_options = execution_options(decode)
+    stream.context.execution_options = execution_options(decoding)
     stream.context.enable_progress_bars = False
     # A row is a block: otherwise they are put together, and copied, up to 128 MB.
     stream.context.target_max_block_size = 1
@@ -140,7 +133,7 @@ def _decode(block: pa.Table, plans: Sequence[StreamPlan], rank: int) -> Iterator
     each."""
     for row in _arrived(block):
         if row.contents.ends is None:
-            yield _row(*astuple(row))
+            yield _row(row.plan, row.packet, row.rank, row.contents)
             continue
         plan = plans[row.plan]
         channels, height, width = plan.shape

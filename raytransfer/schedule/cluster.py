@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from raytransfer.data.decoding import Decoding
 from raytransfer.errors import UserError
 from raytransfer.schedule.session import cores
 
@@ -119,3 +120,15 @@ def process_memory(machine: Machine, layout: Layout) -> int:
     """Bytes that the networks of one training process may fill."""
     sharing = 1 if machine.device == "cuda" else layout.processes
     return int(MEMORY_SHARES[machine.device] * machine.memory / sharing)
+
+
+def check_decoding(decoding: Decoding) -> None:
+    """Raises UserError when no machine of the running Ray may decode: it would wait for ever."""
+    import ray
+
+    name = decoding.decode_resource
+    if name is not None and not ray.cluster_resources().get(name):  # type: ignore[no-untyped-call]
+        raise UserError(
+            f"No machine of the Ray cluster has the resource {name} of --decode-resource: give it "
+            f"to one that is to decode, as in `ray start --resources='{{\"{name}\": 16}}'`."
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raytransfer import __version__
+from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.manifest import Manifest, read_manifest
 from raytransfer.data.order import check_batch
 from raytransfer.data.plan import plan_stream
@@ -23,6 +24,7 @@ from raytransfer.schedule.cluster import (
     Device,
     Layout,
     Machine,
+    check_decoding,
     layout_for,
     process_memory,
     this_machine,
@@ -139,7 +141,12 @@ def _check_images(
 
 
 def run_study(
-    prepared: Prepared, root: str | Path, *, deterministic: bool = False, show: bool = True
+    prepared: Prepared,
+    root: str | Path,
+    *,
+    deterministic: bool = False,
+    decoding: Decoding = IN_TRAINING,
+    show: bool = True,
 ) -> Results:
     """Train every network of the study that is not finished yet, and return all results.
 
@@ -156,6 +163,7 @@ def run_study(
         splits=prepared.splits,
         layout=prepared.layout,
         deterministic=deterministic,
+        decoding=decoding,
     )
     with _lease(folder):
         waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
@@ -164,6 +172,7 @@ def run_study(
             # More than there are: trials' drivers and the stream's readers run beside training, and
             # Ray Data waits for ever for a core that training does not leave.
             with display(watch, show), ray_session(2 * cores() + 1):
+                check_decoding(decoding)
                 for wave in filter(None, waves):
                     run_wave(wave, job)
     return read_study(root)

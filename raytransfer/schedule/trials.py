@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.plan import plan_stream
 from raytransfer.errors import UserError
 from raytransfer.results.store import StudyFolder
@@ -28,6 +29,7 @@ class StudyJob:
     splits: dict[str, Split]
     layout: Layout
     deterministic: bool
+    decoding: Decoding = IN_TRAINING
 
 
 def trial_job(trial: Trial, study: StudyJob) -> TrialJob:
@@ -47,6 +49,7 @@ def trial_job(trial: Trial, study: StudyJob) -> TrialJob:
         threads=study.layout.threads,
         gpu=study.layout.device == "cuda",
         deterministic=study.deterministic,
+        decoding=study.decoding,
     )
 
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.manifest import mean_image, read_manifest
 from raytransfer.data.order import uniforms
 from raytransfer.data.plan import StreamPlan
 from raytransfer.data.reader import MicroBatch
-from raytransfer.data.stream import Decode
 from raytransfer.nets.architecture import Architecture, architecture
 from raytransfer.nets.network import Weights, layers_sha256, transplant, untrained_weights
 from raytransfer.nets.weights import from_bytes, to_bytes
@@ -62,10 +62,7 @@ class TrialJob:
     """Threads of a training process."""
     gpu: bool
     deterministic: bool
-    decode: Decode = "train"
-    """Where images are decoded; changes no result."""
-    decode_resource: str | None = None
-    """With decode="tasks": the custom resource of Ray of which a decoding task takes one."""
+    decoding: Decoding = IN_TRAINING
 
     def __post_init__(self) -> None:
         if self.lanes > 1 and self.workers > 1:

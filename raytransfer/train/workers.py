@@ -30,14 +30,12 @@ def fit(job: TrialJob) -> None:
             ),
         ),
         datasets={
-            _stream_name(lane, rank): dataset(
-                _plans(job, lane), rank, decode=job.decode, resource=job.decode_resource
-            )
+            _stream_name(lane, rank): dataset(_plans(job, lane), rank, job.decoding)
             for lane in range(job.lanes)
             for rank in range(job.workers)
         },
         dataset_config=train.DataConfig(
-            datasets_to_split=[], execution_options=execution_options(job.decode)
+            datasets_to_split=[], execution_options=execution_options(job.decoding)
         ),
     )
     trainer.fit()
