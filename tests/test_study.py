@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import corpus
 import pytest
+from PIL import Image
 
-from raytransfer.data.manifest import demo_shards
+from raytransfer.data.manifest import demo_shards, read_manifest
 from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.study.treatment import Treatment
 
@@ -27,8 +29,11 @@ def treatments():
 
 def run(space: Path, study: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """The command as a user gives it."""
-    command = [sys.executable, "-m", "raytransfer", "run", str(space)]
-    command += ["--data", str(demo_shards()), "--study", str(study), *options]
+    return raytransfer("run", space, "--data", demo_shards(), "--study", study, *options)
+
+
+def raytransfer(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "raytransfer", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -111,3 +116,44 @@ def test_another_recipe_in_the_same_folder_is_refused(space, packed):
     assert "steps 40 there, 50 asked for" in refused.stderr
     study = json.loads((packed[0] / "study.json").read_text())
     assert study["recipe"]["steps"] == 40
+
+
+def test_photographs_in_imagenets_tars_become_a_report_of_caffenets(tmp_path):
+    """The paper's network, from what ImageNet's users have downloaded to the page."""
+    corpus.ilsvrc_tars(tmp_path / "tars")
+    shards, study = tmp_path / "shards", tmp_path / "study"
+    made = raytransfer("prepare", tmp_path / "tars", shards)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "one.py").write_text(
+        "from raytransfer.study.treatment import Treatment\n\n\n"
+        "def treatments():\n"
+        '    yield Treatment("random:0", "B", "A", 3)\n'
+    )
+    recipe = ("--steps", 2, "--batch", 4, "--validate-every", 1, "--learning-rate", 0.001)
+    done = raytransfer("run", tmp_path / "one.py", "--data", shards, "--study", study, *recipe)
+    assert done.returncode == 0, done.stderr
+    networks = {row["treatment"]: row for row in read_study(study).networks}
+    assert networks.keys() == {"random:0.baseA.s0", "random:0.A3B.s0"}
+    assert all(row["state"] == "finished" for row in networks.values())
+    assert networks["random:0.A3B.s0"]["frozen_sha256"]
+    told = raytransfer("report", study)
+    assert told.returncode == 0, told.stderr
+    assert "random:0.A3B.s0" in (study / "report.html").read_text()
+
+
+def test_ray_prepares_the_same_shards_as_one_process(tmp_path):
+    source = tmp_path / "source"
+    for split, count in (("train", 2000), ("val", 20)):
+        for name in ("cat", "owl"):
+            (source / split / name).mkdir(parents=True)
+            for i in range(count // 2):
+                colour = (i % 256, i // 256, 100 * (name == "owl"))
+                Image.new("RGB", (8, 6), colour).save(source / split / name / f"{i}.png")
+    for workers in (1, 2):
+        made = raytransfer("prepare", source, tmp_path / str(workers), "--workers", workers)
+        assert made.returncode == 0, made.stderr
+        assert "1,000" not in made.stdout
+        assert "2,000" in made.stdout
+        assert "INFO" not in made.stderr
+    one, two = (read_manifest(tmp_path / str(workers)) for workers in (1, 2))
+    assert one.digest == two.digest

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -72,6 +73,8 @@ def prepare(
     """
     _check(size, quality, licence, max_bad, (train_per_class, val_per_class))
     found = find_source(str(source), format, class_names=class_names, root=root)
+    if repeated := [name for name, count in Counter(found.classes).items() if count > 1]:
+        raise UserError(f"{source} has more than one class {repeated[0]!r}: rename all but one.")
     if tell is not None:
         tell(found)
     if train_per_class is not None:
