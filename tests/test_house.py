@@ -33,7 +33,7 @@ ROOMS = {
 # Where each large library may be imported. A room, or a module where it is one alone.
 LIBRARIES = {
     "torch": {"nets", "train", "schedule"},
-    "torchvision": set(),
+    "torchvision": {"schedule/bench"},
     "safetensors": {"nets"},
     "ray": {"schedule"},
     "ray.data": {"data", "train"},

@@ -86,7 +86,7 @@ def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
             fit(job)
         tune.report({"networks": len(by_id[config["trial"]].treatments)})
 
-    with _silent():
+    with silent():
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"CPU": 0.01}),
             param_space={"trial": tune.grid_search(sorted(by_id))},
@@ -118,7 +118,7 @@ def _cause(error: BaseException) -> str:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Ray's own log lines off; what a user needs to know, the study says."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     levels = [logger.level for logger in loggers]
