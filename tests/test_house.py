@@ -33,7 +33,7 @@ ROOMS = {
 # Where each large library may be imported. A room, or a module where it is one alone.
 LIBRARIES = {
     "torch": {"nets", "train", "schedule"},
-    "torchvision": {"data/sources/vision"},
+    "torchvision": {"data/sources/vision", "schedule/bench"},
     "cv2": {"data"},
     "simplejpeg": {"data"},
     "safetensors": {"nets"},

@@ -9,6 +9,7 @@ from typing import Any
 from tyro.conf import DisallowNone
 from tyro.extras import subcommand_cli_from_dict
 
+from raytransfer.cli.bench import bench
 from raytransfer.cli.commands import (
     demo,
     export,
@@ -31,7 +32,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
     for command in (
         *(demo, prepare, verify, show),
-        *(plan, run, status, summary, export, report, splits),
+        *(plan, run, status, summary, export, report, splits, bench),
     )
 }
 

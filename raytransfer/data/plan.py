@@ -221,3 +221,30 @@ def plan_stream(
         decoded_bytes=DECODED_BYTES,
         per_class=per_class,
     )
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Encoded bytes of an epoch's training images, of all workers together."""
+
+    read: int
+    used: int
+
+    @property
+    def thrown_away(self) -> int:
+        """Images of other tasks, which share row groups with this one's; and what each of several
+        workers reads for the others."""
+        return self.read - self.used
+
+
+def epoch_traffic(plan: StreamPlan) -> Traffic:
+    """What an epoch reads, and what it uses of that: expected, as images lie in random order.
+
+    A row group is read whole, once by each worker that needs an image of it.
+    """
+    manifest = read_manifest(plan.shards)
+    rows = sum(file.rows for file in manifest.train)
+    size = sum(file.bytes for file in manifest.train)
+    share = plan.train_images / rows
+    touched = 1 - (1 - share / plan.workers) ** manifest.row_group
+    return Traffic(read=round(size * touched * plan.workers), used=round(size * share))

@@ -12,7 +12,7 @@ decode instead.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -200,7 +200,7 @@ def batches(
     *,
     threads: int = 1,
     allocate: Callable[[int], NDArray[np.uint8]] | None = None,
-) -> Iterator[MicroBatch]:
+) -> Generator[MicroBatch, None, None]:
     """The micro-batches of worker `rank` from its data set, decoded ahead by some threads.
 
     allocate: memory for batches, as `Buffers` takes it. An array may be kept as long as one likes.

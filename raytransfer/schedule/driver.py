@@ -32,7 +32,7 @@ from raytransfer.schedule.cluster import (
 from raytransfer.schedule.cost import relative_costs
 from raytransfer.schedule.memory import cohort_memory, networks_that_fit
 from raytransfer.schedule.progress import Watch, display
-from raytransfer.schedule.session import cores, ray_session
+from raytransfer.schedule.session import ray_session
 from raytransfer.schedule.trials import StudyJob, run_wave
 from raytransfer.study.plan import Plan, make_plan
 from raytransfer.study.recipe import Recipe
@@ -169,9 +169,7 @@ def run_study(
         waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
         if any(waves):
             watch = Watch(folder, prepared.plan, job, prepared.manifest.channels)
-            # More than there are: trials' drivers and the stream's readers run beside training, and
-            # Ray Data waits for ever for a core that training does not leave.
-            with display(watch, show), ray_session(2 * cores() + 1):
+            with display(watch, show), ray_session():
                 check_decoding(decoding)
                 for wave in filter(None, waves):
                     run_wave(wave, job)

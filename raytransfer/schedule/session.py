@@ -12,10 +12,12 @@ def cores() -> int:
 
 
 @contextmanager
-def ray_session(cpus: int) -> Iterator[None]:
+def ray_session(cpus: int | None = None) -> Iterator[None]:
     """Ray, quietly: the cluster of RAY_ADDRESS, or one of this machine's that ends with the block.
 
-    cpus: that Ray counts where it is this machine's own.
+    cpus: that Ray counts where it is this machine's own; None for a study, which needs more than
+    there are: trials' drivers and the stream's readers run beside training, and Ray Data waits for
+    ever for a core that training does not leave.
     """
     # A driver under `uv run` would make every worker run uv again.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -35,7 +37,7 @@ def ray_session(cpus: int) -> Iterator[None]:
     else:
         ray.init(
             address="local",
-            num_cpus=cpus,
+            num_cpus=cpus or 2 * cores() + 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
