@@ -78,9 +78,9 @@ def bench_stream(
     with ray_session(), _loader(plan, threads) if loader else nullcontext() as plain:
         check_decoding(decoding)
         for _ in range(repeats):
-            with closing(_stream(plan, threads, on, decoding)) as feed:
+            with closing(stream(plan, threads, on, decoding)) as feed:
                 rates["stream"].append(rate(feed, seconds))
-            with closing(_decoder(plan, threads)) as feed:
+            with closing(decoder(plan, threads)) as feed:
                 rates["decoder alone"].append(rate(feed, seconds))
             if plain is not None:
                 on_it = (images.to(on) for images in plain)
@@ -102,13 +102,13 @@ def rate(feed: Iterator[Tensor], seconds: float, warm: float = WARM_SECONDS) -> 
     return count / passed
 
 
-def _stream(
-    plan: StreamPlan, threads: int, device: torch.device, decoding: Decoding
+def stream(
+    plan: StreamPlan, threads: int, device: torch.device, decoding: Decoding = IN_TRAINING
 ) -> Generator[Tensor, None, None]:
     """Shards to the device through Ray Data, as in a run."""
     allocate = pinned if device.type == "cuda" else None
-    stream = dataset([plan], 0, decoding).iterator()
-    with closing(batches(stream, [plan], 0, threads=threads, allocate=allocate)) as feed:
+    bringing = dataset([plan], 0, decoding).iterator()
+    with closing(batches(bringing, [plan], 0, threads=threads, allocate=allocate)) as feed:
         for _, (images, *_) in on_device(feed, device):
             yield images
 
@@ -120,7 +120,7 @@ def _in_memory(plan: StreamPlan) -> list[Contents]:
     return [read_packet(plan, Packet("train", i, i, i + 1), 0) for i in steps]
 
 
-def _decoder(plan: StreamPlan, threads: int) -> Generator[Tensor, None, None]:
+def decoder(plan: StreamPlan, threads: int) -> Generator[Tensor, None, None]:
     """The same decoder on as many threads fills batches from memory."""
     channels, height, width = plan.shape
     buffers, filling = Buffers(), deque[tuple[NDArray[np.uint8], list[Future[None]]]]()
