@@ -51,11 +51,11 @@ from torchvision.io import decode_image
 from torchvision.transforms.functional import pil_to_tensor
 
 from raytransfer.data.manifest import read_manifest
+from raytransfer.data.mapping import over_ray
 from raytransfer.data.plan import StreamPlan, plan_stream
 from raytransfer.data.shards import prepare
 from raytransfer.schedule.bench import decoder, rate, stream
-from raytransfer.schedule.cluster import cores, ray_session
-from raytransfer.schedule.trials import silent
+from raytransfer.schedule.session import cores, ray_session
 
 CLASSES, BATCH, QUALITY = 10, 256, 90
 PEERS = {"webdataset": "webdataset", "litdata": "litdata", "streaming": "mosaicml-streaming"}
@@ -78,17 +78,19 @@ def main() -> None:
     missing = [name for module, name in PEERS.items() if find_spec(module) is None]
     if missing and not options.no_peers:
         print("not measured, not installed: " + " ".join(f"--with {name}" for name in missing))
-    with tempfile.TemporaryDirectory() as folder, silent(), ray_session():
+    with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         source = work / "photographs"
         size = write_photographs(source, options.images, 500, 375, 87)
         print(f"(a) {options.images} photographs of 500x375, {size / 1000:.0f} kB each, to 256x256")
-        show(preparing(source, work, options.repeats), "codec alone")
-        plan = endless(work / "shards")
-        kilobytes = plan.encoded_bytes / 1000
-        print(f"(b) {plan.train_images} images of 256x256, {kilobytes:.0f} kB each, to batches")
-        peers = {} if options.no_peers else peers_of(work)
-        show(streaming(plan, peers, options.seconds, options.repeats), "decoder alone")
+        with ray_session(cores()):
+            show(preparing(source, work, options.repeats), "codec alone")
+        with ray_session():
+            plan = endless(work / "shards")
+            kilobytes = plan.encoded_bytes / 1000
+            print(f"(b) {plan.train_images} images of 256x256, {kilobytes:.0f} kB each, to batches")
+            peers = {} if options.no_peers else peers_of(work)
+            show(streaming(plan, peers, options.seconds, options.repeats), "decoder alone")
         if options.flat:
             print("(c) microseconds an image of 64x64")
             flatness(work, options.flat, options.seconds)
@@ -144,39 +146,31 @@ def cut_out(
 def preparing(source: Path, work: Path, repeats: int) -> dict[str, list[float]]:
     """Images a second of each side. Leaves the shards in `work`/shards."""
     paths = sorted(source.rglob("*.JPEG"))
+    images = [path.read_bytes() for path in paths]
     sides: dict[str, Callable[[], None]] = {
         "raytransfer prepare": lambda: ours(source, work / "shards", 256),
-        "codec alone": lambda: codec_alone(paths),
+        "codec alone": lambda: codec_alone(images),
         "Pillow in processes": lambda: pillow_pool(paths, work / "pillow"),
     }
     rates: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):
         for name, side in sides.items():
-            for left in ("shards", "pillow"):
-                if name != "codec alone" and (name == "Pillow in processes") == (left == "pillow"):
-                    shutil.rmtree(work / left, ignore_errors=True)
+            written = {"raytransfer prepare": "shards", "Pillow in processes": "pillow"}.get(name)
+            if written is not None:
+                shutil.rmtree(work / written, ignore_errors=True)
             start = time.perf_counter()
             side()
-            seconds = time.perf_counter() - start
-            # What the codec alone reads beforehand is not its work.
-            rates[name].append(len(paths) / (seconds - READING.pop(name, 0.0)))
+            rates[name].append(len(paths) / (time.perf_counter() - start))
     return rates
 
 
-READING: dict[str, float] = {}
-"""Seconds of a side that do not count."""
-
-
 def ours(source: Path, dest: Path, size: int) -> None:
-    prepare(source, dest, size=size)
+    prepare(source, dest, size=size, mapper=over_ray)
 
 
-def codec_alone(paths: list[Path]) -> None:
+def codec_alone(images: list[bytes]) -> None:
     """Decode, resize and encode from memory on all cores."""
     cv2.setNumThreads(1)
-    start = time.perf_counter()
-    images = [path.read_bytes() for path in paths]
-    READING["codec alone"] = time.perf_counter() - start
 
     def convert(encoded: bytes) -> int:
         pixels = simplejpeg.decode_jpeg(encoded, "RGB")
@@ -367,10 +361,12 @@ def flatness(work: Path, counts: list[int], seconds: float) -> None:
     for count in counts:
         source, dest = work / f"small{count}", work / f"small{count}-shards"
         write_photographs(source, count, 64, 64, QUALITY)
-        start = time.perf_counter()
-        ours(source, dest, 64)
-        prepared = 1e6 * (time.perf_counter() - start) / count
-        with closing(stream(endless(dest), cores(), torch.device("cpu"))) as feed:
+        with ray_session(cores()):
+            start = time.perf_counter()
+            ours(source, dest, 64)
+            prepared = 1e6 * (time.perf_counter() - start) / count
+        device = torch.device("cpu")
+        with ray_session(), closing(stream(endless(dest), cores(), device)) as feed:
             streamed = 1e6 / rate(feed, seconds)
         first = first or (prepared, streamed)
         print(
