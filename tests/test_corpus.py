@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,18 @@ def test_numbers_are_not_read_with_a_list_in_another_order(tmp_path: Path) -> No
     (source / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in sorted(WORDS)))
     with pytest.raises(UserError, match=r"lists the classes by name.*add .*meta\.mat"):
         prepare(source, tmp_path / "shards", size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(("0", "1"), "validation images of class 1, and none to train on"), (("-3", "0"), "1 of ")],
+)
+def test_labels_without_a_list_of_classes_must_fit(
+    labels: tuple[str, str], message: str, tmp_path: Path
+) -> None:
+    for split, label in zip(("train", "val"), labels, strict=True):
+        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
+            corpus.add(tar, "1.jpg", corpus.encoded(np.zeros((8, 8, 3), np.uint8), "JPEG"))
+            corpus.add(tar, "1.cls", label.encode())
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, tmp_path / "shards", size=SIZE)

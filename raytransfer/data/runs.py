@@ -25,6 +25,9 @@ from raytransfer.folder import Folder
 RUNS = "unfinished"
 """Folder of runs, inside that of the shards; deleted at the end."""
 
+MOST_CLASSES = 100_000
+"""Where the source does not say how many classes it has; a larger label is none."""
+
 BLOCK_BYTES = 32 * 2**20
 """Encoded images that are sorted and written together, so that a shard finds its share of a run in
 few places; what a process holds of a run at a time."""
@@ -82,7 +85,7 @@ class RunJob:
     form: Form
     seed: int
     classes: int | None
-    """Labels there may be; None for any."""
+    """Labels there may be; None for MOST_CLASSES."""
 
     @property
     def name(self) -> str:
@@ -138,8 +141,8 @@ class _Rows:
     def add(self, found: Found) -> None:
         image: Converted | str = found.reason
         if found.content is not None:
-            most = self._job.classes
-            if found.label < 0 or (most is not None and found.label >= most):
+            most = MOST_CLASSES if self._job.classes is None else self._job.classes
+            if not 0 <= found.label < most:
                 image = f"its label {found.label} is no class"
             else:
                 image = convert(found.content, self._job.form)

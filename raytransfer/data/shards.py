@@ -27,7 +27,7 @@ from raytransfer.data.manifest import (
     read_manifest,
 )
 from raytransfer.data.mapping import Mapper, in_turn
-from raytransfer.data.runs import RUNS, Done, Run, RunJob, read_run, run_name, write_run
+from raytransfer.data.runs import RUNS, Done, Run, RunJob, read_run, write_run
 from raytransfer.data.sources.find import Layout, find_source
 from raytransfer.data.sources.source import Source, first_of_each
 from raytransfer.errors import UserError
@@ -97,6 +97,8 @@ def prepare(
         return finished
     say = progress or (lambda doing, done, of: None)
     runs = _convert(folder, found, form, seed, max_bad, mapper, say)
+    if not any(len(run.order) for run in runs["train"]):
+        raise UserError(f"No training image in {source} can be read.")
     classes = found.classes or _numbered(runs)
     files = _write_shards(folder, runs, classes, mapper, say)
     return _finish(folder, found, classes, runs, files, settings, licence)
@@ -170,13 +172,13 @@ def _convert(
         for split in SPLITS
         for number, part in enumerate(source.parts(split))
     ]
-    whole = set(folder.names(RUNS))
+    whole = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
     total = source.count("train") + source.count("val")
     images = 0
     bad: list[dict[str, str]] = []
     left = []
     for job in jobs:
-        if f"{run_name(job.split, job.number)}.npz".split("/")[-1] in whole:
+        if f"{job.name}.npz" in whole:
             run = read_run(folder, job.split, job.number)
             images += len(run.order)
             bad += run.quarantine
@@ -206,8 +208,11 @@ def _convert(
 
 def _numbered(runs: dict[Split, list[Run]]) -> tuple[str, ...]:
     """Names of classes that have none: their numbers."""
-    most = max((int(run.label.max()) for run in runs["train"] if len(run.label)), default=-1)
-    return tuple(map(str, range(most + 1)))
+    labels = {s: np.concatenate([run.label for run in runs[s]]) for s in SPLITS}
+    classes = int(labels["train"].max()) + 1
+    if (unknown := labels["val"][labels["val"] >= classes]).size:
+        raise UserError(f"There are validation images of class {unknown[0]}, and none to train on.")
+    return tuple(map(str, range(classes)))
 
 
 def _write_shards(
