@@ -7,14 +7,14 @@ Photographs of 500x375 are cut at random from scikit-learn's two sample images.
 (a) `prepare` makes 256x256 shards of them, from a folder. Beside it: decoding, resizing and
     encoding alone, from memory, on as many threads as there are cores (simplejpeg and OpenCV); and
     a pool of as many processes that do the same with Pillow, from and to files.
-(b) The stream brings those shards as uint8 batches into this process, through Ray Data as in a run,
+(b) Microseconds an image, of `prepare` and of the stream below, for more and more images of 64x64.
+(c) The stream brings those shards as uint8 batches into this process, through Ray Data as in a run,
     all classes. Beside it: the decoder alone, filling batches from memory on as many threads; and
     what others read the same 256x256 images with, as in their own documentation, each in its own
     format and with as many processes: Pillow or torchvision decodes there.
-(c) Microseconds an image, of both, for more and more images of 64x64.
 
 Sides take turns; medians of the repeats, and ratios. Starting up and the first seconds are not
-counted in (b); in (a) everything is, but for Ray's start. Others that are not installed are named.
+counted in (c); in (a) everything is, but for Ray's start. Others that are not installed are named.
 """
 
 import argparse
@@ -66,9 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=4000, help="photographs; 4000 by default")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a repeat of (b)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a repeat of (c)")
     parser.add_argument(
-        "--flat", type=int, nargs="*", default=[4000, 20_000, 100_000], help="images of (c)"
+        "--flat", type=int, nargs="*", default=[4000, 20_000, 100_000], help="images of (b)"
     )
     parser.add_argument("--no-peers", action="store_true", help="only what is ours")
     options = parser.parse_args()
@@ -81,17 +81,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, silent(), ray_session():
         work = Path(folder)
         source = work / "photographs"
-        size = write_photographs(source, options.images, 500, 375, 87)
+        size = write_photographs(source, options.images, 500, 375, 90)
         print(f"(a) {options.images} photographs of 500x375, {size / 1000:.0f} kB each, to 256x256")
         show(preparing(source, work, options.repeats), "codec alone")
+        if options.flat:
+            print("(b) microseconds an image of 64x64")
+            flatness(work, options.flat, options.seconds)
+
         plan = endless(work / "shards")
         kilobytes = plan.encoded_bytes / 1000
-        print(f"(b) {plan.train_images} images of 256x256, {kilobytes:.0f} kB each, to batches")
+        print(f"(c) {plan.train_images} images of 256x256, {kilobytes:.0f} kB each, to batches")
         peers = {} if options.no_peers else peers_of(work)
         show(streaming(plan, peers, options.seconds, options.repeats), "decoder alone")
-        if options.flat:
-            print("(c) microseconds an image of 64x64")
-            flatness(work, options.flat, options.seconds)
 
 
 def show(sides: dict[str, list[float]], of: str) -> None:
@@ -144,39 +145,31 @@ def cut_out(
 def preparing(source: Path, work: Path, repeats: int) -> dict[str, list[float]]:
     """Images a second of each side. Leaves the shards in `work`/shards."""
     paths = sorted(source.rglob("*.JPEG"))
+    images = [path.read_bytes() for path in paths]
+    written = {"raytransfer prepare": work / "shards", "Pillow in processes": work / "pillow"}
     sides: dict[str, Callable[[], None]] = {
-        "raytransfer prepare": lambda: ours(source, work / "shards", 256),
-        "codec alone": lambda: codec_alone(paths),
-        "Pillow in processes": lambda: pillow_pool(paths, work / "pillow"),
+        "raytransfer prepare": lambda: ours(source, written["raytransfer prepare"], 256),
+        "codec alone": lambda: codec_alone(images),
+        "Pillow in processes": lambda: pillow_pool(paths, written["Pillow in processes"]),
     }
     rates: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):
         for name, side in sides.items():
-            for left in ("shards", "pillow"):
-                if name != "codec alone" and (name == "Pillow in processes") == (left == "pillow"):
-                    shutil.rmtree(work / left, ignore_errors=True)
+            if name in written:
+                shutil.rmtree(written[name], ignore_errors=True)
             start = time.perf_counter()
             side()
-            seconds = time.perf_counter() - start
-            # What the codec alone reads beforehand is not its work.
-            rates[name].append(len(paths) / (seconds - READING.pop(name, 0.0)))
+            rates[name].append(len(paths) / (time.perf_counter() - start))
     return rates
-
-
-READING: dict[str, float] = {}
-"""Seconds of a side that do not count."""
 
 
 def ours(source: Path, dest: Path, size: int) -> None:
     prepare(source, dest, size=size)
 
 
-def codec_alone(paths: list[Path]) -> None:
+def codec_alone(images: list[bytes]) -> None:
     """Decode, resize and encode from memory on all cores."""
     cv2.setNumThreads(1)
-    start = time.perf_counter()
-    images = [path.read_bytes() for path in paths]
-    READING["codec alone"] = time.perf_counter() - start
 
     def convert(encoded: bytes) -> int:
         pixels = simplejpeg.decode_jpeg(encoded, "RGB")
@@ -280,7 +273,7 @@ def read_parquet(shards: Path) -> Iterator[Any]:
 
     files = [str(shards / file.name) for file in read_manifest(shards).train]
     while True:
-        decoded = data.read_parquet(files, columns=["image", "label"]).map(decode_row)
+        decoded = data.read_parquet(files).select_columns(["image", "label"]).map(decode_row)
         batches = decoded.iter_batches(batch_size=BATCH, batch_format="numpy")
         yield from (batch["image"] for batch in batches)
 
