@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         source = work / "photographs"
-        size = write_photographs(source, options.images, 500, 375, 87)
+        size = write_photographs(source, options.images, 500, 375, QUALITY)
         print(f"(a) {options.images} photographs of 500x375, {size / 1000:.0f} kB each, to 256x256")
         with ray_session(cores()):
             show(preparing(source, work, options.repeats), "codec alone")
@@ -274,7 +274,7 @@ def read_parquet(shards: Path) -> Iterator[Any]:
 
     files = [str(shards / file.name) for file in read_manifest(shards).train]
     while True:
-        decoded = data.read_parquet(files, columns=["image", "label"]).map(decode_row)
+        decoded = data.read_parquet(files).select_columns(["image", "label"]).map(decode_row)
         batches = decoded.iter_batches(batch_size=BATCH, batch_format="numpy")
         yield from (batch["image"] for batch in batches)
 

@@ -27,21 +27,22 @@ def crop(
     tops = (draws[:, 0] * (height - side + 1)).long()
     lefts = (draws[:, 1] * (width - side + 1)).long()
     # Channels last in memory, as images come: each row of a window is one run of bytes.
-    rows = images.permute(0, 2, 3, 1).reshape(len(images), height, -1)
-    means = mean.permute(1, 2, 0).reshape(1, height, -1)
-    each, which = torch.arange(len(images), device=images.device), torch.zeros_like(tops)
-    pixels = _windows(rows, side, channels)[each, tops, lefts].unflatten(2, (side, channels))
+    rows, means = images.permute(0, 2, 3, 1), mean.permute(1, 2, 0)[None]
+    which, of_mean = torch.arange(len(images), device=images.device), torch.zeros_like(lefts)
     if mirror:
+        # Mirror images come after all others; in them a window lies as far from the right.
+        rows, means = (torch.cat([x, x.flip(2)]) for x in (rows, means))
         turned = draws[:, 2] < 0.5
-        pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
-        # In a mirrored mean the window lies as far from the right.
-        means = torch.cat([means, means.unflatten(2, (width, channels)).flip(2).flatten(2)])
-        which, lefts = turned.long(), torch.where(turned, width - side - lefts, lefts)
-    less = _windows(means, side, channels)[which, tops, lefts].unflatten(2, (side, channels))
-    return torch.sub(pixels, less, out=less).permute(0, 3, 1, 2)
+        which, of_mean = which + turned * len(images), turned.long()
+        lefts = torch.where(turned, width - side - lefts, lefts)
+    pixels = _windows(rows, side)[which, tops, lefts]
+    less = _windows(means, side)[of_mean, tops, lefts]
+    x = torch.sub(pixels, less, out=less)
+    return x.view(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
-def _windows(rows: Tensor, side: int, channels: int) -> Tensor:
-    """All square windows of images [n, height, width * channels], as a view
+def _windows(images: Tensor, side: int) -> Tensor:
+    """All square windows of images [n, height, width, channels], as a view
     [n, tops, lefts, side, side * channels]."""
-    return rows.unfold(1, side, 1).unfold(2, side * channels, channels)
+    channels = images.shape[3]
+    return images.flatten(2).unfold(1, side, 1).unfold(2, side * channels, channels)
