@@ -23,7 +23,7 @@ MOST_PIXELS = 100_000_000
 """A larger image is refused unread, as a few bytes of it may claim any number of pixels."""
 
 _EXIF = b"Exif\0\0"
-_EXIF_BYTES = 1 << 16
+_APPLICATION = {bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)}
 _ORIENTATION = 0x112
 
 
@@ -119,15 +119,25 @@ def _check_size(width: int, height: int) -> None:
         raise _TooLargeError(f"{width}x{height} pixels are more than the {MOST_PIXELS:,} allowed")
 
 
-def _orientation(encoded: bytes) -> int:
+def _orientation(jpeg: bytes) -> int:
     """The EXIF orientation of a JPEG, 1 to 8; 1 is upright."""
-    if encoded.find(_EXIF, 0, _EXIF_BYTES) < 0:
+    if not _has_exif(jpeg):
         return 1
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with Image.open(io.BytesIO(jpeg)) as opened:
             return int(opened.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing, and the pixels are fine
         return 1
+
+
+def _has_exif(jpeg: bytes) -> bool:
+    """Whether one of the application segments at the beginning of a JPEG is EXIF's."""
+    place = 2
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place + 1 : place + 2] in _APPLICATION:
+        if jpeg.startswith(_EXIF, place + 4):
+            return True
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+    return False
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
@@ -162,6 +172,12 @@ def fitted(pixels: Pixels, size: int, fit: Fit) -> Pixels:
 
 
 def _shrunk(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Means of areas. Halved while that is exact, which takes OpenCV half the time."""
+    while pixels.shape[0] % 2 == pixels.shape[1] % 2 == 0 and (
+        pixels.shape[0] >= 4 * height and pixels.shape[1] >= 4 * width
+    ):
+        half = pixels.shape[1] // 2, pixels.shape[0] // 2
+        pixels = _channels(cv2.resize(pixels, half, interpolation=cv2.INTER_AREA))
     if pixels.shape[:2] == (height, width):
         return pixels
     return _channels(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
