@@ -9,6 +9,12 @@ import pyarrow as pa
 
 from raytransfer.errors import UserError
 
+TOGETHER = 4
+"""Jobs of a task, at most: between two tasks Ray Data leaves a core idle for 0.1 seconds."""
+
+FEWEST_TASKS = 8
+"""Fewer tasks than these are not put together, as all cores should have some."""
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -30,24 +36,28 @@ def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator
 
     if not jobs:
         return
-    items = [{"job": pickle.dumps(job)} for job in jobs]
+    size = max(1, min(TOGETHER, len(jobs) // FEWEST_TASKS))
+    lots = [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
+    items = [{"jobs": pickle.dumps(lot)} for lot in lots]
     results = data.from_items(items, override_num_blocks=len(items)).map_batches(
         partial(_call, function=function), batch_size=None, batch_format="pyarrow", num_cpus=1
     )
     results.context.enable_progress_bars = False
     for row in results.iter_rows():
-        result, sentence = pickle.loads(row["result"])
+        done, sentence = pickle.loads(row["result"])
+        yield from done
         if sentence is not None:
             raise UserError(sentence)
-        yield result
 
 
 def _call(block: pa.Table, function: Callable[[Any], Any]) -> pa.Table:
-    """One block is one job. A user's mistake travels as its sentence, for Ray would wrap it."""
-    results = []
-    for job in block["job"].to_pylist():
-        try:
-            results.append(pickle.dumps((function(pickle.loads(job)), None)))
-        except UserError as error:
-            results.append(pickle.dumps((None, str(error))))
-    return pa.table({"result": pa.array(results, pa.binary())})
+    """The jobs of one block, in turn. A user's mistake travels as its sentence, for Ray would wrap
+    it."""
+    (packed,) = block["jobs"].to_pylist()
+    done: list[Any] = []
+    sentence = None
+    try:
+        done += map(function, pickle.loads(packed))
+    except UserError as error:
+        sentence = str(error)
+    return pa.table({"result": pa.array([pickle.dumps((done, sentence))], pa.binary())})

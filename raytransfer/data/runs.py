@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -113,6 +114,8 @@ def read_run(folder: Folder, split: Split, number: int) -> Run:
 
 def write_run(job: RunJob) -> Done:
     """Convert a part and write it as a run, holding BLOCK_BYTES of it at a time."""
+    # Every core has a part of its own; OpenCV's threads would get in one another's way.
+    cv2.setNumThreads(1)
     folder = Folder(job.dest)
     rows = _Rows(job)
     with folder.writing(f"{job.name}.images") as out:
