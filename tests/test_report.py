@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, FLAGS
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from raytransfer.errors import UserError
@@ -16,16 +17,6 @@ from raytransfer.report.page import page, write_report
 from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 REASON = "loss became NaN at step 40 </script><img src=x onerror=alert(1)> & more"
 FALL = {"random": 0.10, "dissimilar": 0.25}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import corpus
 import playwright.sync_api
 import pytest
+from chromium import CHROMIUM, FLAGS
 from PIL import Image
 from pyarrow import parquet as pq
 
@@ -22,16 +23,6 @@ from raytransfer.data.shards import prepare
 from raytransfer.data.sheet import write_sheet
 from raytransfer.errors import UserError
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NAME = "<img src=x onerror=alert(1)> &amp; \"'"
 
 

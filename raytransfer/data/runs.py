@@ -98,8 +98,7 @@ class Done:
     """What a process says of a job."""
 
     images: int
-    bytes: int
-    bad: tuple[dict[str, str], ...] = ()
+    bad: tuple[dict[str, str], ...]
 
 
 def run_name(split: Split, number: int) -> str:
@@ -126,7 +125,7 @@ def write_run(job: RunJob) -> Done:
         rows.flush(out)
     run = rows.run()
     folder.write(f"{job.name}.npz", run.to_bytes())
-    return Done(len(run.order), int(run.size.sum()), run.quarantine)
+    return Done(len(run.order), run.quarantine)
 
 
 class _Rows:
