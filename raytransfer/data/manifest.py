@@ -104,15 +104,6 @@ def parse_manifest(folder: str, text: str) -> Manifest:
         ) from error
 
 
-def locate(folder: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it of a local folder or a URI such as s3://bucket/shards.
-
-    Raises UserError for a URI of an unknown kind.
-    """
-    found = Folder(folder)
-    return found.files, found.path
-
-
 def read_manifest(shards: str | Path) -> Manifest:
     """The manifest of a folder of shards, local or a URI, after a look at every file's size.
 
@@ -156,10 +147,10 @@ def read_manifest(shards: str | Path) -> Manifest:
 
 def read_labels(manifest: Manifest, split: Split) -> NDArray[np.int64]:
     """The labels of all images of the train or val shards, in the order of the rows."""
-    filesystem, root = locate(manifest.folder)
+    folder = Folder(manifest.folder)
     labels = []
     for file in manifest.files(split):
-        with filesystem.open_input_file(f"{root}/{file.name}") as opened:
+        with folder.open(file.name) as opened:
             labels.append(pq.ParquetFile(opened).read(columns=["label"])["label"].to_numpy())
     return np.concatenate(labels).astype(np.int64)
 
@@ -172,8 +163,8 @@ def mean_image(
     The paper subtracts it, of the *source* task. It is kept at 32x32 at most, which loses nothing
     of so smooth an image, and comes back at the size asked for by bilinear interpolation.
     """
-    filesystem, root = locate(manifest.folder)
-    with filesystem.open_input_file(f"{root}/{manifest.means.name}") as file:
+    folder = Folder(manifest.folder)
+    with folder.open(manifest.means.name) as file:
         means = np.load(io.BytesIO(file.read()), allow_pickle=False)
     chosen = np.asarray(classes)
     weights = np.asarray(manifest.train_counts, dtype=np.float64)[chosen]

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import parquet as pq
 
-from raytransfer.data.manifest import Manifest, Split, locate, read_labels, read_manifest
+from raytransfer.data.manifest import Manifest, Split, read_labels, read_manifest
 from raytransfer.data.order import Sequence
 from raytransfer.data.pixels import Buffers, channel_first, channel_last, decode
 from raytransfer.data.plan import Packet, Share, StreamPlan
 from raytransfer.errors import UserError
+from raytransfer.folder import Folder
 
 ENCODED_BYTES = 256 * 2**20
 """Row groups that are kept for a while: more than an epoch mixes at a time."""
@@ -167,9 +168,9 @@ class Images:
 
     def _open(self, file: int) -> pq.ParquetFile:
         if file not in self._opened:
-            filesystem, root = locate(self.manifest.folder)
+            folder = Folder(self.manifest.folder)
             name = self.manifest.files(self.split)[file].name
-            self._opened[file] = pq.ParquetFile(filesystem.open_input_file(f"{root}/{name}"))
+            self._opened[file] = pq.ParquetFile(folder.open(name))
             if len(self._opened) > OPEN_FILES:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(file)

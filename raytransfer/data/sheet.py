@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pyarrow import parquet as pq
 
-from raytransfer.data.manifest import Manifest, Split, locate, read_manifest
+from raytransfer.data.manifest import Manifest, Split, read_manifest
 from raytransfer.errors import UserError
+from raytransfer.folder import Folder
 
 SIDE = 160
 """Pixels of the longer side of a shown image: 400 of them make a page of 4 MB."""
@@ -84,11 +85,11 @@ def _samples(
     missing = np.zeros(len(manifest.classes), dtype=np.int64)
     missing[chosen] = np.minimum(counts[chosen], per_class)
     samples: dict[int, list[Shown]] = {label: [] for label in chosen}
-    filesystem, root = locate(manifest.folder)
+    folder = Folder(manifest.folder)
     for stored in manifest.files(split):
         if not missing.any():
             break
-        with filesystem.open_input_file(f"{root}/{stored.name}") as opened:
+        with folder.open(stored.name) as opened:
             file = pq.ParquetFile(opened)
             for group in range(file.num_row_groups):
                 labels = file.read_row_group(group, columns=["label"])["label"].to_numpy()

@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from pyarrow import parquet as pq
 
 from raytransfer.data.deal import SCHEMA
-from raytransfer.data.manifest import Manifest, StoredFile, locate
+from raytransfer.data.manifest import Manifest, StoredFile
+from raytransfer.folder import Folder
 
 READ = 8 * 2**20
 """Bytes that are read at once of what lies between and after the row groups."""
@@ -72,9 +73,9 @@ def check_shard(
         none = np.zeros(len(manifest.classes), dtype=np.int64)
         return Group(none, [Problem(stored.name, each) for each in what])
 
-    filesystem, root = locate(manifest.folder)
+    folder = Folder(manifest.folder)
     try:
-        with filesystem.open_input_file(f"{root}/{stored.name}") as file:
+        with folder.open(stored.name) as file:
             size = file.size()
             if size != stored.bytes:
                 yield problem(f"has {size} bytes, not the {stored.bytes} that were written")

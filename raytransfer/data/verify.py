@@ -19,11 +19,11 @@ from raytransfer.data.manifest import (
     SPLITS,
     Manifest,
     Split,
-    locate,
     parse_manifest,
     read_manifest,
 )
 from raytransfer.data.soundness import CHANGED, READ, Digests, Problem, check_shard
+from raytransfer.folder import Folder
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -69,10 +69,10 @@ def verify(
 def _open(shards: str | Path) -> Manifest:
     """The manifest as it stands: `read_manifest` would refuse files that are missing or cut off,
     which is to be reported here."""
-    filesystem, root = locate(shards)
-    if filesystem.get_file_info(f"{root}/{MANIFEST}").type != fs.FileType.File:
+    folder = Folder(shards)
+    if folder.files.get_file_info(f"{folder.path}/{MANIFEST}").type != fs.FileType.File:
         return read_manifest(shards)
-    with filesystem.open_input_file(f"{root}/{MANIFEST}") as file:
+    with folder.open(MANIFEST) as file:
         return parse_manifest(str(shards), file.read().decode(errors="replace"))
 
 
@@ -169,9 +169,9 @@ def _repeated(groups: list[tuple[str, int, Digests]]) -> Iterator[Problem]:
 def _check_means(manifest: Manifest, found: Verified) -> Iterator[Problem]:
     """What is wrong with the mean images, and with the mean colours that come from them."""
     stored = manifest.means
-    filesystem, root = locate(manifest.folder)
+    folder = Folder(manifest.folder)
     try:
-        with filesystem.open_input_file(f"{root}/{stored.name}") as file:
+        with folder.open(stored.name) as file:
             content = file.read()
     except FileNotFoundError:
         yield Problem(stored.name, "is missing")
@@ -209,10 +209,10 @@ def _near(told: Any, colours: NDArray[np.float32]) -> bool:
 
 def _check_quarantine(manifest: Manifest) -> Iterator[Problem]:
     """Whether as many images are named as were left out."""
-    filesystem, root = locate(manifest.folder)
+    folder = Folder(manifest.folder)
     lines = 0
-    if filesystem.get_file_info(f"{root}/{QUARANTINE}").type == fs.FileType.File:
-        with filesystem.open_input_file(f"{root}/{QUARANTINE}") as file:
+    if folder.files.get_file_info(f"{folder.path}/{QUARANTINE}").type == fs.FileType.File:
+        with folder.open(QUARANTINE) as file:
             while len(part := file.read(READ)):
                 lines += part.count(b"\n")
     if lines != manifest.quarantined:
