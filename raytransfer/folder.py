@@ -65,11 +65,15 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self.files.get_file_info(f"{self.path}/{name}").is_file)
+
     def open(self, name: str) -> pa.NativeFile:
         """A file for reading at any place."""
         return self.files.open_input_file(f"{self.path}/{name}")
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a file whole or not at all.
 
         Raises UserError where the folder cannot be written.

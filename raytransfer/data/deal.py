@@ -1,7 +1,6 @@
 """From runs to shards: all images in their one order, cut into Parquet files."""
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,15 +88,12 @@ def rows_of_a_shard(images: int, encoded_bytes: int) -> int:
 def write_shard(job: ShardJob) -> StoredFile:
     """Write one shard, or look again at one that is there."""
     folder, rows = Folder(job.dest), job.rows
-    content = folder.read(job.name)
+    content: bytes | memoryview | None = folder.read(job.name)
     if content is None:
         names = pa.array(job.classes, pa.string())
-        images: list[bytes] = [b""] * len(rows.label)
-        for place, image in _gather(folder, job.split, rows):
-            images[place] = image
         table = pa.Table.from_arrays(
             [
-                pa.array(images, pa.binary()),
+                _images(folder, job.split, rows),
                 pa.array(rows.label, pa.int32()),
                 names.take(pa.array(rows.label)),
                 rows.key,
@@ -106,8 +102,7 @@ def write_shard(job: ShardJob) -> StoredFile:
             ],
             schema=SCHEMA,
         )
-        del images
-        out = io.BytesIO()
+        out = pa.BufferOutputStream()
         pq.write_table(
             table,
             out,
@@ -116,13 +111,23 @@ def write_shard(job: ShardJob) -> StoredFile:
             use_dictionary=["label", "class_name"],
             write_statistics=["label"],  # of images it would copy whole ones into the footer
         )
-        content = out.getvalue()
+        content = memoryview(out.getvalue())
         folder.write(job.name, content)
     sha256 = hashlib.sha256(content).hexdigest()
     return StoredFile(job.name, len(rows.label), len(content), sha256)
 
 
-def _gather(folder: Folder, split: Split, rows: Rows) -> Iterator[tuple[int, bytes]]:
+def _images(folder: Folder, split: Split, rows: Rows) -> pa.Array:
+    """The encoded images of the rows, gathered in one piece of memory."""
+    ends = np.concatenate([[0], np.cumsum(rows.size)])
+    images = np.empty(ends[-1], np.uint8)
+    for place, image in _gather(folder, split, rows):
+        images[ends[place] : ends[place + 1]] = image
+    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(images)]
+    return pa.Array.from_buffers(pa.binary(), len(rows.size), buffers)
+
+
+def _gather(folder: Folder, split: Split, rows: Rows) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Place and content of each row, run by run; neighbours are read at once."""
     by_place = np.lexsort((rows.start, rows.run))
     run, start = rows.run[by_place], rows.start[by_place]
@@ -138,7 +143,7 @@ def _gather(folder: Folder, split: Split, rows: Rows) -> Iterator[tuple[int, byt
             opened = folder.open(f"{run_name(split, number)}.images")
         assert opened is not None
         opened.seek(int(start[first]))
-        together = opened.read(int(stop[last - 1] - start[first]))
+        together = np.frombuffer(opened.read(int(stop[last - 1] - start[first])), np.uint8)
         for i in range(first, last):
             yield (
                 int(by_place[i]),

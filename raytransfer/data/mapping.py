@@ -9,12 +9,6 @@ import pyarrow as pa
 
 from raytransfer.errors import UserError
 
-TOGETHER = 4
-"""Jobs of a task, at most: between two tasks Ray Data leaves a core idle for 0.1 seconds."""
-
-FEWEST_TASKS = 8
-"""Fewer tasks than these are not put together, as all cores should have some."""
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -36,28 +30,28 @@ def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator
 
     if not jobs:
         return
-    size = max(1, min(TOGETHER, len(jobs) // FEWEST_TASKS))
-    lots = [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
-    items = [{"jobs": pickle.dumps(lot)} for lot in lots]
+    items = [{"job": pickle.dumps(job)} for job in jobs]
     results = data.from_items(items, override_num_blocks=len(items)).map_batches(
         partial(_call, function=function), batch_size=None, batch_format="pyarrow", num_cpus=1
     )
     results.context.enable_progress_bars = False
+    # Results take no memory to speak of. Dealing it out would leave the second core idle for the
+    # first second, and each core for a tenth between two jobs.
+    results.context.op_resource_reservation_enabled = False
     for row in results.iter_rows():
-        done, sentence = pickle.loads(row["result"])
-        yield from done
+        result, sentence = pickle.loads(row["result"])
         if sentence is not None:
             raise UserError(sentence)
+        yield result
 
 
 def _call(block: pa.Table, function: Callable[[Any], Any]) -> pa.Table:
-    """The jobs of one block, in turn. A user's mistake travels as its sentence, for Ray would wrap
-    it."""
-    (packed,) = block["jobs"].to_pylist()
-    done: list[Any] = []
-    sentence = None
+    """What the function makes of a block's one job. A user's mistake travels as its sentence, for
+    Ray would wrap it."""
+    (packed,) = block["job"].to_pylist()
+    result, sentence = None, None
     try:
-        done += map(function, pickle.loads(packed))
+        result = function(pickle.loads(packed))
     except UserError as error:
         sentence = str(error)
-    return pa.table({"result": pa.array([pickle.dumps((done, sentence))], pa.binary())})
+    return pa.table({"result": pa.array([pickle.dumps((result, sentence))], pa.binary())})

@@ -100,6 +100,10 @@ class Done:
     images: int
     bad: tuple[dict[str, str], ...]
 
+    @classmethod
+    def of(cls, run: Run) -> "Done":
+        return cls(len(run.order), run.quarantine)
+
 
 def run_name(split: Split, number: int) -> str:
     return f"{RUNS}/{split}-{number:05d}"
@@ -112,10 +116,15 @@ def read_run(folder: Folder, split: Split, number: int) -> Run:
 
 
 def write_run(job: RunJob) -> Done:
-    """Convert a part and write it as a run, holding BLOCK_BYTES of it at a time."""
+    """Convert a part and write it as a run, holding BLOCK_BYTES of it at a time.
+
+    A run that is whole is kept.
+    """
     # Every core has a part of its own; OpenCV's threads would get in one another's way.
     cv2.setNumThreads(1)
     folder = Folder(job.dest)
+    if folder.has(f"{job.name}.npz"):
+        return Done.of(read_run(folder, job.split, job.number))
     rows = _Rows(job)
     with folder.writing(f"{job.name}.images") as out:
         for found in job.part.read():
@@ -125,7 +134,7 @@ def write_run(job: RunJob) -> Done:
         rows.flush(out)
     run = rows.run()
     folder.write(f"{job.name}.npz", run.to_bytes())
-    return Done(len(run.order), run.quarantine)
+    return Done.of(run)
 
 
 class _Rows:

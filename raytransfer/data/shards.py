@@ -172,18 +172,9 @@ def _convert(
         for split in SPLITS
         for number, part in enumerate(source.parts(split))
     ]
-    whole = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
     total = source.count("train") + source.count("val")
     images = 0
     bad: list[dict[str, str]] = []
-    left = []
-    for job in jobs:
-        if f"{job.name}.npz" in whole:
-            run = read_run(folder, job.split, job.number)
-            images += len(run.order)
-            bad += run.quarantine
-        else:
-            left.append(job)
 
     def account() -> None:
         say("converting", images + len(bad), max(total, images + len(bad)))
@@ -194,9 +185,8 @@ def _convert(
                 "them, or allow more with --max-bad."
             )
 
-    account()
     done: Done
-    for done in mapper(write_run, left):
+    for done in mapper(write_run, jobs):
         images += done.images
         bad += done.bad
         account()
