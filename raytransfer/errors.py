@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""Exceptions that are no mistakes of ours."""
 
 
 class UserError(Exception):
@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class StoppedError(Exception):
+    """A study was told to stop, and has saved what it could."""
+
+
+class StoreError(UserError):
+    """A folder that cannot be written just now: a full disk, or a store that does not answer."""

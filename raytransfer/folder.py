@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from raytransfer.errors import UserError
+from raytransfer.errors import StoreError, UserError
 
 PART = ".part"
 """Ending of files that are being written, or whose writer was killed."""
@@ -76,7 +76,7 @@ class Folder:
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a file whole or not at all.
 
-        Raises UserError where the folder cannot be written.
+        Raises StoreError where the folder cannot be written.
         """
         with self.writing(name) as stream:
             stream.write(content)
@@ -85,7 +85,7 @@ class Folder:
     def writing(self, name: str) -> Iterator[Any]:
         """A stream whose file is there, whole, once the block ends without an error.
 
-        Raises UserError where the folder cannot be written.
+        Raises StoreError where the folder cannot be written.
         """
         path = f"{self.path}/{name}"
         try:
@@ -105,7 +105,7 @@ class Folder:
                     os.unlink(part)
         except (OSError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"The {self.kind} {self} cannot be written: {reason}.") from error
+            raise StoreError(f"The {self.kind} {self} cannot be written: {reason}.") from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file's content; None where there is no such file. Raises UserError if broken."""
@@ -125,13 +125,21 @@ class Folder:
     def entries(self, folder: str = "") -> list[tuple[str, fs.FileInfo]]:
         """Name and information of the entries of a folder, sorted; none where there is none."""
         selector = fs.FileSelector(f"{self.path}/{folder}", allow_not_found=True)
-        infos = self.files.get_file_info(selector)
+        infos = []
+        for last in (False, False, False, False, True):
+            try:
+                infos = self.files.get_file_info(selector)
+                break
+            except FileNotFoundError:  # an entry went while they were looked at
+                if last:
+                    raise
         return sorted((PurePosixPath(info.path).name, info) for info in infos)
 
     def delete(self, name: str) -> None:
         """Delete a file or a whole folder, where it is there."""
         info = self.files.get_file_info(f"{self.path}/{name}")
-        if info.type == fs.FileType.Directory:
-            self.files.delete_dir(info.path)
-        elif info.type == fs.FileType.File:
-            self.files.delete_file(info.path)
+        with suppress(FileNotFoundError):  # another process was faster
+            if info.type == fs.FileType.Directory:
+                self.files.delete_dir(info.path)
+            elif info.type == fs.FileType.File:
+                self.files.delete_file(info.path)

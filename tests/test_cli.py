@@ -89,12 +89,12 @@ def study(tmp_path):
 
 
 def refused(args, capsys):
-    """The one line that a wrong command says."""
+    """What a wrong command says: a sentence, and where settings differ, a line each."""
     assert main(args) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("raytransfer: ")
-    assert said.err.count("\n") == 1
+    assert all(line.startswith("  ") for line in said.err.splitlines()[1:])
     return said.err
 
 
@@ -176,15 +176,27 @@ def test_wrong_recipe_settings_are_refused(tmp_path, space, capsys):
 
 
 def test_a_folder_with_another_recipe_is_refused(tmp_path, space, capsys, monkeypatch):
-    def stop(*args):
+    def stop(**job):
         raise UserError("This is as far as the test goes.")
 
-    monkeypatch.setattr(driver, "_lease", stop)
+    monkeypatch.setattr(driver, "StudyJob", stop)
     folder = tmp_path / "study"
     refused(run(space(), study=folder), capsys)
     assert "as far as" in refused(run(space(), study=folder), capsys)
     said = refused(run(space(), "--steps", 6, study=folder), capsys)
-    assert "another recipe: steps 4 there, 6 asked for" in said
+    assert "other settings; name another folder for --study.\n  recipe.steps: 4 there, 6" in said
+    other = run(space(n=2), study=folder)
+    said = refused(other, capsys)
+    assert "other settings; add --allow-change to go on.\n  treatments: 1 there are not" in said
+    assert "\n  treatments: 1 asked for are not there, such as random:0.A2B.s0" in said
+    assert "as far as" in refused([*other, "--allow-change"], capsys)
+    kept = json.loads((folder / "study.json").read_text())
+    assert [id.split(".")[1] for id in kept["treatments"]] == ["baseA", "A2B", "A1B"]
+    (change,) = kept["changes"]
+    assert [line.split(",")[0] for line in change["lines"]] == [
+        "treatments: 1 there are not asked for",
+        "treatments: 1 asked for are not there",
+    ]
 
 
 def test_reading_what_is_not_there_is_refused(tmp_path, capsys):

@@ -1,16 +1,13 @@
 """A study on disk: files whole or not at all, one writer, and results that can be read any time."""
 
-import json
 import os
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from raytransfer.errors import UserError
-from raytransfer.results.store import HEARTBEAT_SECONDS, LEASE_SECONDS, StudyFolder, read_study
+from raytransfer.results.lease import Lease
+from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.study.treatment import Treatment
 
 BASE, COPY = Treatment("random:0", "B"), Treatment("random:0", "B", "B", 3)
@@ -103,76 +100,23 @@ def test_a_network_is_over_only_once_its_weights_are_written(tmp_path, monkeypat
 
 def test_progress_is_told_with_its_time(tmp_path):
     folder = StudyFolder(tmp_path)
-    folder.write_progress("abc", {"step": 3})
+    folder.write_progress("abc", 1, {"step": 3})
     (progress,) = folder.progress()
     assert progress["step"] == 3
+    assert folder.lane_progress("abc", 1) == progress
+    assert folder.lane_progress("abc", 0) is None
     assert abs(progress["time"] - time.time()) < 60
 
 
-# One writer.
-
-
-def lease(tmp_path, **fields):
-    now = time.time()
-    content = {
-        "attempt": 3,
-        "host": socket.gethostname(),
-        "pid": os.getppid(),
-        "since": now - 100,
-        "heartbeat": now,
-        **fields,
-    }
-    (tmp_path / "attempt.json").write_text(json.dumps(content))
-
-
-def test_a_second_writer_is_told_who_holds_the_study(tmp_path):
-    StudyFolder(tmp_path).acquire()
-    words = rf"by process {os.getpid()} on {socket.gethostname()} since \d\d:\d\d:\d\d"
-    with pytest.raises(UserError, match=words):
-        StudyFolder(tmp_path).acquire()
-
-
-def test_a_living_writer_of_this_or_another_machine_is_left_alone(tmp_path):
-    lease(tmp_path)
-    with pytest.raises(UserError, match=f"process {os.getppid()} on "):
-        StudyFolder(tmp_path).acquire()
-    lease(tmp_path, host="elsewhere", pid=1)
-    with pytest.raises(UserError, match="process 1 on elsewhere"):
-        StudyFolder(tmp_path).acquire()
-    assert json.loads((tmp_path / "attempt.json").read_text())["attempt"] == 3
-
-
-def test_a_dead_writers_study_is_taken_over_at_once(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    lease(tmp_path, pid=child.pid)
-    StudyFolder(tmp_path).acquire()
-    taken = json.loads((tmp_path / "attempt.json").read_text())
-    assert (taken["attempt"], taken["pid"]) == (4, os.getpid())
-
-
-def test_a_silent_writers_study_is_taken_over(tmp_path):
-    lease(tmp_path, host="elsewhere", heartbeat=time.time() - LEASE_SECONDS - 1)
-    StudyFolder(tmp_path).acquire()
-    assert json.loads((tmp_path / "attempt.json").read_text())["attempt"] == 4
-
-
-def test_a_released_study_is_free(tmp_path):
-    first = StudyFolder(tmp_path)
-    first.acquire()
-    first.release()
-    StudyFolder(tmp_path).acquire()
-
-
-def test_a_heartbeat_keeps_the_lease(tmp_path):
+def test_what_happened_is_told_in_time(tmp_path):
     folder = StudyFolder(tmp_path)
-    folder.acquire()
-    old = json.loads((tmp_path / "attempt.json").read_text())
-    folder.heartbeat()
-    new = json.loads((tmp_path / "attempt.json").read_text())
-    assert new["heartbeat"] >= old["heartbeat"]
-    assert {**new, "heartbeat": 0} == {**old, "heartbeat": 0}
-    assert HEARTBEAT_SECONDS * 3 < LEASE_SECONDS
+    assert list(folder.events()) == []
+    folder.tell("one")
+    folder.tell("two")
+    (first, _), (second, _) = folder.events()
+    assert [sentence for _, sentence in folder.events()] == ["one", "two"]
+    assert first < second
+    assert list(folder.events(after=first)) == [(second, "two")]
 
 
 # Results.
@@ -217,14 +161,14 @@ def test_a_study_is_read_one_row_a_network(study):
 
 
 def test_a_network_runs_while_its_writer_lives(study):
-    study.acquire()
+    lease = Lease.acquire(study)
     assert [row["state"] for row in read_study(study.root).networks] == [
         "finished",
         "failed",
         "running",
         "pending",
     ]
-    study.release()
+    lease.release()
     assert read_study(study.root).networks[2]["state"] == "pending"
 
 

@@ -21,12 +21,13 @@ from raytransfer.cli.commands import (
     summary,
 )
 from raytransfer.cli.data_commands import prepare, show, verify
-from raytransfer.errors import UserError
+from raytransfer.errors import StoppedError, UserError
 from raytransfer.study.recipe import Recipe, read_recipe
 from raytransfer.study.space import load_space, space_names
 
-CLOSED, WRONG, INTERRUPTED = 1, 2, 130
-"""Exit statuses: nobody reads the output, the command was wrong, Ctrl-C."""
+CLOSED, WRONG, STOPPED, INTERRUPTED = 1, 2, 75, 130
+"""Exit statuses: nobody reads the output; the command was wrong; a SIGTERM, with everything saved
+(EX_TEMPFAIL of sysexits.h: try again); Ctrl-C."""
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
@@ -44,8 +45,12 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return outcome or 0
     except UserError as error:
-        print("raytransfer:", " ".join(str(error).split()), file=sys.stderr)
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        print("raytransfer:", "\n  ".join(lines), file=sys.stderr)
         return WRONG
+    except StoppedError:
+        print("raytransfer: stopped and saved; the same command goes on.", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED

@@ -29,7 +29,7 @@ from raytransfer.study.space import load_space
 if TYPE_CHECKING:
     from raytransfer.results.table import Results
     from raytransfer.schedule.cluster import Machine
-    from raytransfer.schedule.driver import Prepared
+    from raytransfer.schedule.prepared import Prepared
 
 FAILED = 1
 """Exit status when a network failed."""
@@ -113,6 +113,9 @@ def run(
     networks_per_trial: int | Literal["auto"] = "auto",
     device: Device = "auto",
     deterministic: Flag = False,
+    checkpoint_every: str = "5m",
+    stuck_after: float = 600.0,
+    allow_change: Flag = False,
     decoding: OmitArgPrefixes[Decoding] = IN_TRAINING,
     recipe_file: RecipeFile = None,
     recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
@@ -127,12 +130,23 @@ def run(
         networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
         device: Where to train; auto: on GPUs where there are any.
         deterministic: Only deterministic operations: slower, and bit-identical when repeated.
+        checkpoint_every: Steps (500), a time (90s, 5m, 1h), or never.
+        stuck_after: Seconds without a batch after which a trial is started again.
+        allow_change: Go on with a study whose settings differ where that does no harm.
         decoding: Where images are decoded.
         recipe_file: File of recipe settings; flags of the command line go before it.
         recipe: Settings whose defaults are the space's.
     """
     prepared = _prepared(space, data, recipe, workers, networks_per_trial, device)
-    results = _train(prepared, study, deterministic=deterministic, decoding=decoding)
+    results = _train(
+        prepared,
+        study,
+        deterministic=deterministic,
+        decoding=decoding,
+        checkpoint_every=checkpoint_every,
+        stuck_after=stuck_after,
+        allow_change=allow_change,
+    )
     print(f"Next: raytransfer report {study}")
     return _status(results)
 

@@ -15,20 +15,18 @@ def to_bytes(weights: Weights) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
-def from_bytes(content: bytes | None, sha256: str, name: str) -> Weights:
+def from_bytes(content: bytes | None, sha256: str, what: str) -> Weights:
     """The weights in a safetensors file.
 
-    Raises UserError, with the network's `name`, when the file is missing, altered or broken.
+    Raises UserError that begins with `what`, as in "The weights of random.0.B", when the file is
+    missing, altered or broken.
     """
     if content is None:
-        raise UserError(f"The final weights of {name} are missing; remove its folder to retrain.")
+        raise UserError(f"{what} are missing.")
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(
-            f"The final weights of {name} are not those that were written (their sha256 differs); "
-            "remove its folder to train it again."
-        )
+        raise UserError(f"{what} are not those that were written (their sha256 differs).")
     try:
         weights: Weights = load(content)
     except SafetensorError as error:
-        raise UserError(f"The final weights of {name} cannot be read: {error}.") from None
+        raise UserError(f"{what} cannot be read: {error}.") from None
     return weights

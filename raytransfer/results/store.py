@@ -1,31 +1,30 @@
 """A study on disk: a local folder, NFS or an object store, written file by whole file.
 
 study.json                          what the study is: space, recipe, splits, data, versions
-attempt.json                        who is writing now
+attempts/                           who is writing now; see results.lease
 networks/<treatment id>/rows.jsonl  a line for every validation
 networks/<treatment id>/weights.safetensors
 networks/<treatment id>/done.json   the final row; its presence means that the network is over
-trials/<trial id>/progress.json     how far a running trial is
+checkpoints/                        networks on their way; see train.checkpoint
+trials/<trial id>/lane<n>.json      how far a running trial is
+events/<time>-<chance>.json         what happened that a user should know, a sentence each
 """
 
 import json
-import os
-import socket
+import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raytransfer.errors import UserError
+from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
+from raytransfer.results.lease import held
 from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment
 
-HEARTBEAT_SECONDS = 5.0
-"""How often the driver of a running study says that it lives."""
-
-LEASE_SECONDS = 30.0
-"""A driver that has been silent for so long is taken for dead."""
+EVENTS = "events"
 
 
 class StudyFolder(Folder):
@@ -61,54 +60,36 @@ class StudyFolder(Folder):
     def weights(self, treatment: Treatment) -> bytes | None:
         return self.read(f"networks/{treatment.id}/weights.safetensors")
 
-    def write_progress(self, trial: str, progress: Mapping[str, Any]) -> None:
-        self.write_json(f"trials/{trial}/progress.json", {**progress, "time": time.time()})
+    def write_progress(self, trial: str, lane: int, progress: Mapping[str, Any]) -> None:
+        said = {**progress, "time": time.time()}
+        self.write_json(f"trials/{trial}/lane{lane}.json", said)
 
     def progress(self) -> list[dict[str, Any]]:
-        """What every trial last said of itself; see train.loop for its keys."""
-        said = (self.read_json(f"trials/{name}/progress.json") for name in self.names("trials"))
-        return [progress for progress in said if isinstance(progress, dict)]
+        """What every lane of every trial last said of itself; see train.control for its keys."""
+        lanes = (
+            self.read_json(f"trials/{trial}/{name}")
+            for trial in self.names("trials")
+            for name in self.names(f"trials/{trial}")
+            if name.startswith("lane")
+        )
+        return [said for said in lanes if isinstance(said, dict)]
 
-    # The lease: one writer at a time.
+    def lane_progress(self, trial: str, lane: int) -> dict[str, Any] | None:
+        said: dict[str, Any] | None = self.read_json(f"trials/{trial}/lane{lane}.json")
+        return said
 
-    def acquire(self) -> None:
-        """Become the study's writer. Raises UserError, naming the holder, if there is one."""
-        lease = self.read_json("attempt.json")
-        if lease and time.time() - lease["heartbeat"] < LEASE_SECONDS and not _dead(lease):
-            since = time.strftime("%H:%M:%S", time.localtime(lease["since"]))
-            raise UserError(
-                f"The study {self} is being written by process {lease['pid']} on {lease['host']} "
-                f"since {since}: wait for it or stop it."
-            )
-        number = 1 + (lease["attempt"] if lease else 0)
-        self._lease = {
-            "attempt": number,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": time.time(),
-        }
-        self.heartbeat()
+    def tell(self, sentence: str) -> None:
+        """Keep a sentence of what happened; the driver shows it. Lost where none can be written."""
+        name = f"{time.time():017.6f}-{secrets.token_hex(2)}.json"
+        with suppress(StoreError):
+            self.write_json(f"{EVENTS}/{name}", {"sentence": sentence})
 
-    def heartbeat(self) -> None:
-        """Say that the writer lives."""
-        self.write_json("attempt.json", {**self._lease, "heartbeat": time.time()})
-
-    def release(self) -> None:
-        """Let another driver write."""
-        self.write_json("attempt.json", {**self._lease, "heartbeat": 0.0})
-
-
-def _dead(lease: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    if lease["host"] != socket.gethostname() or lease["pid"] == os.getpid():
-        return False
-    try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    def events(self, after: str = "") -> Iterator[tuple[str, str]]:
+        """Name and sentence of each event, in time, those after the one of that name."""
+        for name in self.names(EVENTS):
+            if name > after and name.endswith(".json"):
+                said = self.read_json(f"{EVENTS}/{name}")
+                yield name, str(said.get("sentence")) if isinstance(said, dict) else ""
 
 
 def read_study(root: str | Path) -> Results:
@@ -122,8 +103,7 @@ def read_study(root: str | Path) -> Results:
         raise UserError(f"There is no study in {root}: it holds no study.json.")
     if not isinstance(study, dict) or "treatments" not in study:
         raise UserError(f"study.json in the study folder {root} names no treatments.")
-    lease = folder.read_json("attempt.json")
-    alive = lease and time.time() - lease["heartbeat"] < LEASE_SECONDS and not _dead(lease)
+    alive = held(folder)
     networks, curves = [], {}
     for id in study["treatments"]:
         treatment = Treatment.parse(id)

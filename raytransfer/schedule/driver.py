@@ -1,28 +1,19 @@
 """A study from its space to its last row: plan it, hold its lease, run its waves."""
 
-import platform
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from raytransfer import __version__
 from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.manifest import Manifest, read_manifest
 from raytransfer.data.order import check_batch
 from raytransfer.data.plan import plan_stream
 from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
-from raytransfer.results.store import HEARTBEAT_SECONDS, StudyFolder, read_study
+from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.results.table import Results
+from raytransfer.schedule.attempts import STUCK_SECONDS, StudyJob
 from raytransfer.schedule.cluster import (
     Device,
-    Layout,
     Machine,
     check_decoding,
     layout_for,
@@ -30,30 +21,22 @@ from raytransfer.schedule.cluster import (
     this_machine,
 )
 from raytransfer.schedule.cost import relative_costs
+from raytransfer.schedule.hold import hold
+from raytransfer.schedule.identity import claim, described
 from raytransfer.schedule.memory import cohort_memory, networks_that_fit
+from raytransfer.schedule.prepared import Prepared
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.session import ray_session
-from raytransfer.schedule.trials import StudyJob, run_wave
-from raytransfer.study.plan import Plan, make_plan
+from raytransfer.schedule.trials import run_wave
+from raytransfer.study.plan import make_plan
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import Space, with_parents
 from raytransfer.study.split import Split, make_split
 from raytransfer.study.treatment import Treatment
+from raytransfer.train.checkpoint import CHECKPOINTS
+from raytransfer.train.interval import Interval
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A study that is ready to run: every setting checked, nothing started, nothing written."""
-
-    space: Space
-    recipe: Recipe
-    manifest: Manifest
-    splits: dict[str, Split]
-    machine: Machine
-    workers: int | None
-    """As asked for; None for one."""
-    layout: Layout
-    plan: Plan
+CHECKPOINT_EVERY = "5m"
 
 
 def prepare_study(
@@ -146,143 +129,54 @@ def run_study(
     *,
     deterministic: bool = False,
     decoding: Decoding = IN_TRAINING,
+    checkpoint_every: str = CHECKPOINT_EVERY,
+    stuck_after: float = STUCK_SECONDS,
+    allow_change: bool = False,
     show: bool = True,
 ) -> Results:
     """Train every network of the study that is not finished yet, and return all results.
 
-    root: the study's folder, a path or URI. The same call again trains only what is left. show:
-    whether to draw a progress display on the terminal. Raises UserError when the folder holds
-    another study, is being written by another driver, or a trial fails for good.
+    root: the study's folder, a path or URI. The same call again trains only what is left, from the
+    last checkpoints on. checkpoint_every: steps (500), a time (90s, 5m, 1h), or never. stuck_after:
+    seconds without a batch after which a trial is started again. allow_change: go on where settings
+    differ that do no harm. show: whether to draw a progress display on the terminal.
+
+    Raises UserError when the folder holds another study, is being written by another driver, or a
+    trial fails for good; StoppedError when a SIGTERM ended it, with everything saved.
     """
+    every = Interval.parse(checkpoint_every)
+    if not stuck_after > 0:
+        raise UserError(f"--stuck-after is a number of seconds above 0, not {stuck_after:g}.")
     folder = StudyFolder(root)
-    _claim(folder, prepared)
-    job = StudyJob(
-        study=folder.uri,
-        shards=_absolute(prepared.manifest.folder),
-        recipe=prepared.recipe,
-        splits=prepared.splits,
-        layout=prepared.layout,
-        deterministic=deterministic,
-        decoding=decoding,
-    )
-    with _lease(folder):
+    with hold(folder) as held:
+        claim(folder, described(prepared, deterministic), allow_change)
+        job = StudyJob(
+            study=folder.uri,
+            shards=_absolute(prepared.manifest.folder),
+            recipe=prepared.recipe,
+            splits=prepared.splits,
+            layout=prepared.layout,
+            deterministic=deterministic,
+            lease=held.lease.name,
+            decoding=decoding,
+            every=every,
+            stuck_seconds=stuck_after,
+        )
         waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
         if any(waves):
             watch = Watch(folder, prepared.plan, job, prepared.manifest.channels)
-            with display(watch, show), ray_session():
+            with display(watch, show), ray_session(), held.signals():
                 check_decoding(decoding)
                 for wave in filter(None, waves):
                     run_wave(wave, job)
+                    held.check()
+            folder.delete(CHECKPOINTS)
     return read_study(root)
 
 
-def _left(folder: StudyFolder, treatments: Any) -> bool:
+def _left(folder: StudyFolder, treatments: Sequence[Treatment]) -> bool:
     return any(folder.done(treatment) is None for treatment in treatments)
 
 
 def _absolute(shards: str) -> str:
     return shards if "://" in shards else str(Path(shards).resolve())
-
-
-@contextmanager
-def _lease(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study while the block runs."""
-    folder.acquire()
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            folder.heartbeat()
-
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        beating.join()
-        folder.release()
-
-
-def _claim(folder: StudyFolder, prepared: Prepared) -> None:
-    """Write what the study is, or check that the folder holds this one. Raises UserError if not."""
-    new = _description(prepared)
-    old = folder.read_json("study.json")
-    if old is None:
-        if folder.names(""):
-            raise UserError(
-                f"{folder} is not empty and holds no study; name a new folder for --study."
-            )
-        folder.write_json("study.json", new)
-        return
-    for key in ("treatments", "recipe", "splits", "data"):
-        if old.get(key) != new[key]:
-            raise UserError(
-                f"{folder} holds a study with {_difference(key, old.get(key), new[key])}; "
-                "name another folder for --study."
-            )
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    """What differs, in a few words."""
-    if key == "treatments":
-        return f"other treatments ({len(old)} there, {len(new)} asked for)"
-    changed = [
-        f"{name} {old.get(name)!r} there, {new.get(name)!r} asked for"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
-    return f"another {key}: {'; '.join(changed)[:300]}"
-
-
-def _description(prepared: Prepared) -> dict[str, Any]:
-    """study.json: all that the study is made from."""
-    manifest = prepared.manifest
-    return {
-        "space": prepared.space.name,
-        "treatments": [treatment.id for treatment in prepared.plan.treatments],
-        "recipe": prepared.recipe.to_json(),
-        "splits": {
-            name: {
-                "sha256": split.sha256,
-                "images_per_class": split.images_per_class,
-                "A": [manifest.classes[index] for index in split.a],
-                "B": [manifest.classes[index] for index in split.b],
-            }
-            for name, split in prepared.splits.items()
-        },
-        "data": {
-            "manifest_sha256": manifest.digest,
-            "classes": len(manifest.classes),
-            "training_images": sum(manifest.train_counts),
-            "validation_images": sum(manifest.val_counts),
-            "image": [manifest.channels, manifest.height, manifest.width],
-        },
-        "layout": {
-            "device": prepared.layout.device,
-            "workers": prepared.layout.workers,
-            "lanes": prepared.layout.lanes,
-            "threads": prepared.layout.threads,
-        },
-        "versions": {
-            "raytransfer": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "ray", "pyarrow", "numpy")},
-        },
-        "git_revision": _git_revision(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
-def _git_revision() -> str | None:
-    """The revision of the source tree that this runs from; None for an installed package."""
-    tree = Path(__file__).resolve().parents[2]
-    if not (tree / ".git").exists():
-        return None
-    answer = subprocess.run(
-        ["git", "-C", str(tree), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or None

@@ -3,18 +3,18 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from raytransfer.errors import UserError
 from raytransfer.results.store import StudyFolder
+from raytransfer.schedule.attempts import StudyJob
 from raytransfer.schedule.cost import relative_costs
-from raytransfer.schedule.trials import StudyJob
 from raytransfer.study.plan import Plan
-from raytransfer.study.treatment import Treatment
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 SAY_SECONDS = 15.0
 
 
@@ -33,26 +33,41 @@ class Watch:
             for cohort in self._cohorts
         }
         self.networks = len(plan.treatments)
-        self.finished = 0
-        self._over: set[Treatment] = set()
+        self._over = {t for t in plan.treatments if folder.done(t) is not None}
+        self._seen: set[str] = set()
         self.running: list[str] = []
+        self._event = max((name for name, _ in folder.events()), default="")
 
-    def done(self) -> float:
-        """Share of the study's work that is done, 0 to 1."""
+    @property
+    def finished(self) -> int:
+        return len(self._over)
+
+    def news(self) -> list[str]:
+        """What happened since this was last asked, a sentence each."""
+        found = list(self._folder.events(after=self._event))
+        self._event = max((name for name, _ in found), default=self._event)
+        return [sentence for _, sentence in found]
+
+    def done(self, look_everywhere: bool = False) -> float:
+        """Share of the study's work that is done, 0 to 1. look_everywhere: also at networks that
+        have not been seen in training."""
         work = 0.0
-        over = {
-            t
-            for cohort in self._cohorts
-            for t in cohort.treatments
-            if t in self._over or self._folder.done(t) is not None
-        }
-        self._over = over
         steps = {
             network: said["step"]
             for said in self._folder.progress()
             for network in said["networks"]
         }
-        self.finished, self.running = len(over), []
+        # Only those that have been seen in training can have ended since.
+        self._over |= {
+            t
+            for cohort in self._cohorts
+            for t in cohort.treatments
+            if (look_everywhere or t.id in self._seen) and t not in self._over
+            if self._folder.done(t) is not None
+        }
+        self._seen |= steps.keys()
+        over = self._over
+        self.running = []
         for cohort, cost in self._work.items():
             left = [t for t in cohort.treatments if t not in over]
             step = max((steps.get(t.id, 0) for t in left), default=0)
@@ -92,7 +107,12 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
     def look() -> None:
         told = 0.0
         while not ended.wait(LOOK_SECONDS):
-            share = watch.done()
+            try:
+                share, news = watch.done(), watch.news()
+            except (OSError, UserError):
+                continue  # a store that does not answer now may at the next look
+            for sentence in news:
+                console.print(sentence, markup=False, highlight=False)
             networks = f"{watch.finished} of {watch.networks} networks"
             running = "; ".join(watch.running)
             left = pace.left(share)
@@ -109,9 +129,12 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
         finally:
             ended.set()
             looking.join()
-            share = watch.done()
-            networks = f"{watch.finished} of {watch.networks} networks"
-            progress.update(task, completed=share, networks=networks, left="", running="")
+            with suppress(OSError, UserError):
+                share = watch.done(look_everywhere=True)
+                for sentence in watch.news():
+                    console.print(sentence, markup=False, highlight=False)
+                networks = f"{watch.finished} of {watch.networks} networks"
+                progress.update(task, completed=share, networks=networks, left="", running="")
 
 
 class _Pace:

@@ -3,8 +3,9 @@
 from raytransfer.results.text import Table
 from raytransfer.schedule.cluster import GB, MEMORY_SHARES
 from raytransfer.schedule.cost import Cost, Rate, plan_cost
-from raytransfer.schedule.driver import Prepared, with_networks_per_trial
+from raytransfer.schedule.driver import with_networks_per_trial
 from raytransfer.schedule.memory import cohort_memory
+from raytransfer.schedule.prepared import Prepared
 
 COMPARED = (1, 4)
 """Networks a trial whose cost is shown beside that of auto: textbook Ray, and a few."""

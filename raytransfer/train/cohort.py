@@ -20,6 +20,10 @@ STACKED_BELOW = 50_000_000
 and grouped convolutions are slower than plain ones there."""
 
 
+VELOCITY = "velocity."
+"""Before the name of a weight: what the optimiser's momentum remembers of it."""
+
+
 @dataclass
 class Sums:
     """Sums over images, by network; divided once, when all workers' are added up."""
@@ -33,11 +37,28 @@ class Sums:
     def zero(cls, networks: int, device: torch.device) -> "Sums":
         return cls(*(torch.zeros(networks, dtype=torch.float64, device=device) for _ in range(4)))
 
+    @property
+    def together(self) -> Tensor:
+        """[4, networks]"""
+        return torch.stack([self.loss, self.top1, self.top5, self.images])
+
     def all_reduce(self) -> None:
         """Add up over the workers."""
-        together = torch.stack([self.loss, self.top1, self.top5, self.images])
+        together = self.together
         torch.distributed.all_reduce(together)
         self.loss, self.top1, self.top5, self.images = together
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What networks are in the middle of training, apart from what never changes."""
+
+    networks: dict[str, Weights]
+    """By treatment id: learning weights, and their velocities under VELOCITY + their names."""
+    sums: dict[str, list[list[float]]]
+    """By treatment id: what each worker has summed up since the last line, [workers, 4]."""
+    rate: float
+    """Learning rate of the last step."""
 
 
 class CohortTrainer:
@@ -202,6 +223,60 @@ class CohortTrainer:
                         own = parameter.clone(memory_format=torch.contiguous_format)
                         everything[member.treatment.id][name] = own
         return everything
+
+    def state(self) -> "TrainingState":
+        """All that changes in training, copied to the CPU; called on all workers at once."""
+        networks: dict[str, Weights] = {}
+        for stack in self.stacks:
+            learning = dict(stack.learning.items())
+            velocities = {
+                name: self._optimiser.state[parameter]["momentum_buffer"]
+                for name, parameter in learning.items()
+            }
+            moving = stack.apart(velocities)
+            for id, weights in stack.apart(learning).items():
+                networks[id] = weights | {VELOCITY + name: v for name, v in moving[id].items()}
+        mine = self.trained.together
+        workers = [mine]
+        if self.data_parallel:
+            workers = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather(workers, mine)
+        sums = torch.stack(workers).cpu()
+        ids = [member.treatment.id for member in self.members]
+        return TrainingState(
+            networks, {id: sums[:, :, i].tolist() for i, id in enumerate(ids)}, self._last_rate
+        )
+
+    @torch.no_grad()
+    def restore(self, state: "TrainingState") -> None:
+        """Go on from where `state` was taken, in whatever cohort and on however many workers."""
+        for stack in self.stacks:
+            weights = stack.together(state.networks)
+            velocities = stack.together(
+                {
+                    member.treatment.id: {
+                        name.removeprefix(VELOCITY): tensor
+                        for name, tensor in state.networks[member.treatment.id].items()
+                        if name.startswith(VELOCITY)
+                    }
+                    for member in stack.members
+                }
+            )
+            for name, parameter in stack.learning.items():
+                parameter.copy_(weights[name])
+                buffer = torch.empty_like(parameter).copy_(velocities[name])
+                self._optimiser.state[parameter]["momentum_buffer"] = buffer
+        ids = [member.treatment.id for member in self.members]
+        sums = torch.tensor([state.sums[id] for id in ids], dtype=torch.float64)  # [n, workers, 4]
+        workers, rank = 1, 0
+        if self.data_parallel:
+            workers, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        if sums.shape[1] == workers:
+            mine = sums[:, rank]
+        else:
+            mine = sums.sum(1) if rank == 0 else torch.zeros_like(sums[:, 0])
+        self.trained = Sums(*mine.T.to(self.device))
+        self._last_rate = state.rate
 
     def _set_rate(self, step: int) -> None:
         """Caffe keeps the rate inside the velocity; PyTorch does not.

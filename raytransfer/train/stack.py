@@ -65,17 +65,17 @@ class Stack(nn.Module):
         self.members = sorted(members, key=lambda m: (m.treatment.frozen_layers, m.mean))
         self.joins = [member.prefix_layers(architecture, dropout) for member in self.members]
         # Plain tensors, not buffers: constant, so no worker need send them to another.
-        self._learning = nn.ParameterDict()
+        self.learning = nn.ParameterDict()
         self._frozen: dict[str, Tensor] = {}
         self._seeds: dict[int, Tensor] = {}
         for number, layer in enumerate(architecture.layers, 1):
-            learning = [m for m in self.members if m.treatment.frozen_layers < number]
+            learning = self._learners(number)
             frozen = self.members[len(learning) : self._active(number)]
             for name in layer_names(number):
                 key = _attribute(name)
                 if learning:
                     tensors = [member.weights[name] for member in learning]
-                    self._learning[key] = nn.Parameter(_stacked(layer, tensors).to(device))
+                    self.learning[key] = nn.Parameter(_stacked(layer, tensors).to(device))
                 if frozen:
                     tensors = [member.weights[name] for member in frozen]
                     self._frozen[key] = _stacked(layer, tensors).to(device)
@@ -91,7 +91,7 @@ class Stack(nn.Module):
 
     def _tensor(self, name: str) -> Tensor:
         key = _attribute(name)
-        parts = [part[key] for part in (self._learning, self._frozen) if key in part]
+        parts = [part[key] for part in (self.learning, self._frozen) if key in part]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def forward(self, inputs: Mapping[str, Tensor], shared: Shared, positions: Tensor) -> Tensor:
@@ -166,6 +166,32 @@ class Stack(nn.Module):
                         own[name] = _unstacked(layer, self._tensor(name), place).cpu()
             everything[member.treatment.id] = own
         return everything
+
+    def apart(self, tensors: Mapping[str, Tensor]) -> dict[str, Weights]:
+        """Tensors laid out as `learning`, such as its velocities, taken apart: every member's, by
+        treatment id and by the names of its weights; on the CPU."""
+        parts: dict[str, Weights] = {member.treatment.id: {} for member in self.members}
+        for number, layer in enumerate(self.architecture.layers, 1):
+            for name in layer_names(number):
+                if (tensor := tensors.get(_attribute(name))) is not None:
+                    for place, member in enumerate(self._learners(number)):
+                        own = _unstacked(layer, tensor, place).cpu()
+                        parts[member.treatment.id][name] = own
+        return parts
+
+    def together(self, parts: Mapping[str, Weights]) -> dict[str, Tensor]:
+        """The reverse of `apart`."""
+        tensors = {}
+        for number, layer in enumerate(self.architecture.layers, 1):
+            for name in layer_names(number):
+                if learners := self._learners(number):
+                    own = [parts[member.treatment.id][name] for member in learners]
+                    tensors[_attribute(name)] = _stacked(layer, own)
+        return tensors
+
+    def _learners(self, number: int) -> list[Member]:
+        """Who learns layer `number`: the first few."""
+        return [member for member in self.members if member.treatment.frozen_layers < number]
 
 
 def _together(x: Tensor | None, joining: Sequence[Tensor], dimension: int) -> Tensor:

@@ -8,7 +8,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from raytransfer.data.plan import StreamPlan
 from raytransfer.data.stream import batches, dataset, execution_options
-from raytransfer.train.loop import TrialJob, pinned, train_trial
+from raytransfer.train.job import TrialJob
+from raytransfer.train.loop import pinned, train_trial
 
 
 def fit(job: TrialJob) -> None:

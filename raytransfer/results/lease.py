@@ -1,0 +1,157 @@
+"""The lease: one writer at a time, on any store that lists what was written.
+
+attempts/<number>-<chance>.json   a driver's claim: who it is, and when it last said that it lives
+
+A driver that sees no live claim writes its own, with a higher number than all there are, and looks
+again. Two that do so at once are both seen by at least one of them, which then withdraws: so never
+do two hold the study, and no store need offer more than to list what was written. Whoever finds a
+higher number than its own has been taken for dead, and must not write any more.
+"""
+
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from raytransfer.errors import UserError
+from raytransfer.folder import Folder
+
+ATTEMPTS = "attempts"
+
+HEARTBEAT_SECONDS = 5.0
+"""How often the driver of a running study says that it lives."""
+
+LEASE_SECONDS = 30.0
+"""A driver that has been silent for so long is taken for dead."""
+
+TRIES = 5
+"""Times that drivers which start at the same moment try again."""
+
+
+class LeaseLostError(Exception):
+    """Another driver has taken the study over."""
+
+
+class Lease:
+    """A claim on a study; `name` is that of its file, by which other processes know it, too."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder = folder
+        self.name = name
+        self._told: dict[str, Any] = {}
+
+    @property
+    def attempt(self) -> int:
+        return _number(self.name)
+
+    @classmethod
+    def acquire(cls, folder: Folder) -> "Lease":
+        """Become the study's writer. Raises UserError, naming the holder, if there is one."""
+        for _ in range(TRIES):
+            claims = _claims(folder)
+            _refuse(folder, claims)
+            number = 1 + max(map(_number, claims), default=0)
+            lease = cls(folder, f"{number:06d}-{secrets.token_hex(4)}.json")
+            lease._told = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "stopping": False,
+            }
+            lease._write()
+            others = {name: said for name, said in _claims(folder).items() if name != lease.name}
+            if not any(map(_alive, others.values())):
+                for name in others:
+                    folder.delete(f"{ATTEMPTS}/{name}")
+                return lease
+            folder.delete(f"{ATTEMPTS}/{lease.name}")
+            time.sleep(random.uniform(0.1, 1.0))
+        _refuse(folder, _claims(folder))
+        raise UserError(f"Several runs want to write {folder} at once: start one of them again.")
+
+    def beat(self) -> None:
+        """Say that the writer lives. Raises LeaseLostError if it is no longer the writer."""
+        self.check()
+        self._write()
+
+    def stop(self) -> None:
+        """Tell all processes of the study to save what they have, and to end."""
+        self._told["stopping"] = True
+        self.beat()
+
+    def check(self) -> None:
+        """Raises LeaseLostError if another driver has taken the study over."""
+        names = self._folder.names(ATTEMPTS)
+        if self.name not in names or max(map(_number, names)) > self.attempt:
+            raise LeaseLostError(f"another driver has taken over the study {self._folder}")
+
+    def stopping(self) -> bool:
+        """Whether the writer has told all to end."""
+        said = self._folder.read_json(f"{ATTEMPTS}/{self.name}")
+        return isinstance(said, dict) and said.get("stopping") is True
+
+    def release(self) -> None:
+        """Let another driver write; the number stays taken."""
+        self._told["heartbeat"] = 0.0
+        self._folder.write_json(f"{ATTEMPTS}/{self.name}", self._told)
+
+    def _write(self) -> None:
+        self._told["heartbeat"] = time.time()
+        self._folder.write_json(f"{ATTEMPTS}/{self.name}", self._told)
+
+
+def held(folder: Folder) -> bool:
+    """Whether a driver writes to the study now."""
+    return any(map(_alive, _claims(folder).values()))
+
+
+def _number(name: str) -> int:
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _claims(folder: Folder) -> dict[str, Mapping[str, Any]]:
+    """All claims by name. One that is not readable is nobody's."""
+    claims: dict[str, Mapping[str, Any]] = {}
+    for name in folder.names(ATTEMPTS):
+        if not name.endswith(".json"):
+            continue
+        try:
+            said = folder.read_json(f"{ATTEMPTS}/{name}")
+        except UserError:
+            said = None
+        claims[name] = said if isinstance(said, dict) else {}
+    return claims
+
+
+def _refuse(folder: Folder, claims: Mapping[str, Mapping[str, Any]]) -> None:
+    for said in claims.values():
+        if _alive(said):
+            raise UserError(
+                f"The study {folder} is being written by process {said['pid']} on {said['host']} "
+                f"since {said['since']}: wait for it or stop it."
+            )
+
+
+def _alive(said: Mapping[str, Any]) -> bool:
+    """Whether who made a claim still writes, as far as can be told."""
+    kinds = {"heartbeat": float, "pid": int, "host": str, "since": str}
+    if not all(isinstance(said.get(name), kind) for name, kind in kinds.items()):
+        return False
+    return time.time() - said["heartbeat"] < LEASE_SECONDS and not _gone(said)
+
+
+def _gone(said: Mapping[str, Any]) -> bool:
+    """Whether it was a process of this machine that is no more."""
+    if said["host"] != socket.gethostname() or said["pid"] == os.getpid():
+        return False
+    try:
+        os.kill(said["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
