@@ -113,7 +113,7 @@ def test_two_workers_share_the_batch(space, packed, tmp_path):
 def test_another_recipe_in_the_same_folder_is_refused(space, packed):
     refused = run(space, packed[0], "--steps", "50")
     assert refused.returncode == 2
-    assert "steps 40 there, 50 asked for" in refused.stderr
+    assert "recipe.steps: 40 there, 50 asked for" in refused.stderr
     study = json.loads((packed[0] / "study.json").read_text())
     assert study["recipe"]["steps"] == 40
 

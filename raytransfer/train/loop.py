@@ -184,7 +184,7 @@ def build(
             own = transplant(treatment, arch, channels, weights)
         except UserError as error:
             if writer is not None:
-                writer.fail(treatment, str(error))
+                writer.fail(treatment, str(error).rstrip("."))
             continue
         if weights is not None:
             prefixes[name] = weights
