@@ -16,6 +16,9 @@ from raytransfer.errors import StoreError, UserError
 PART = ".part"
 """Ending of files that are being written, or whose writer was killed."""
 
+MOST_JSON_BYTES = 256 * 2**20
+"""Far more than any file of ours; a stranger's may be of any size."""
+
 
 class Folder:
     """root: a path, or a URI such as s3://bucket/images. Raises UserError for an unknown kind."""
@@ -56,10 +59,18 @@ class Folder:
         """The root as a path or URI that means the same on every machine that shares it."""
         return self.root if "://" in self.root else self.path
 
-    def read(self, name: str) -> bytes | None:
-        """A file's bytes; None where there is no such file."""
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """A file's bytes; None where there is no such file.
+
+        Raises UserError, naming the file, for one of more than `most` bytes.
+        """
         try:
             with self.open(name) as file:
+                if most is not None and (size := file.size()) > most:
+                    raise UserError(
+                        f"{name} in the {self.kind} {self} has {size:,} bytes, more than the "
+                        f"{most:,} that such a file may have."
+                    )
                 content: bytes = file.read()
                 return content
         except (FileNotFoundError, NotADirectoryError):
@@ -109,7 +120,7 @@ class Folder:
 
     def read_json(self, name: str) -> Any:
         """A JSON file's content; None where there is no such file. Raises UserError if broken."""
-        content = self.read(name)
+        content = self.read(name, most=MOST_JSON_BYTES)
         try:
             return None if content is None else json.loads(content)
         except (ValueError, RecursionError):

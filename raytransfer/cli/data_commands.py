@@ -1,7 +1,7 @@
 """The commands of shards. Each is a few calls that a Python program can make as well:
 
     prepare   data.shards.prepare
-    verify    data.verify.verify
+    verify    data.verify.verify, train.audit.audit
     show      data.sheet.write_sheet
 
 As in `commands`, what a command needs is imported when it runs.
@@ -133,12 +133,30 @@ def prepare(
         print(f"{manifest.duplicates} images are copies of others, and kept; duplicates.jsonl.")
 
 
-def verify(shards: Shards) -> int:
-    """Read shards again: hashes, rows, labels, keys, and every image to its end.
+def verify(
+    folder: Annotated[Positional[str], tyro.conf.arg(metavar="SHARDS|STUDY")],
+) -> int:
+    """Read shards or a study again, to the last byte, and name what is not as it was written.
 
     Args:
-        shards: Folder of shards that `raytransfer prepare` wrote, or its URI.
+        folder: Folder of shards: hashes, rows, labels, keys, and every image to its end. Or of a
+            study: hashes of weights and of frozen layers, and a line for every validation.
     """
+    from raytransfer.folder import Folder
+
+    return _verify_study(folder) if Folder(folder).has("study.json") else _verify_shards(folder)
+
+
+def _verify_study(study: str) -> int:
+    from raytransfer.train.audit import audit
+
+    found = audit(study, print)
+    numbers = {name: f"{number:,}" for name, number in vars(found).items()}
+    print_table(f"Read again: {study}", list(numbers), [list(numbers.values())])
+    return WRONG if found.problems else 0
+
+
+def _verify_shards(shards: str) -> int:
     from raytransfer.data.verify import verify as verify_shards
 
     with _image_bar() as progress:

@@ -21,6 +21,7 @@ from typing import Any
 from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
 from raytransfer.results.lease import held
+from raytransfer.results.sound import MOST_BYTES, end_of, lines_of, study_of
 from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment
 
@@ -36,8 +37,9 @@ class StudyFolder(Folder):
 
     def done(self, treatment: Treatment) -> dict[str, Any] | None:
         """The final row of a network that is over (finished or failed); None if it is not."""
-        row: dict[str, Any] | None = self.read_json(f"networks/{treatment.id}/done.json")
-        return row
+        name = f"networks/{treatment.id}/done.json"
+        said = self.read_json(name)
+        return None if said is None else end_of(said, f"{name} in {self}")
 
     def write_rows(self, treatment: Treatment, rows: Iterable[Mapping[str, Any]]) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -45,11 +47,13 @@ class StudyFolder(Folder):
 
     def rows(self, treatment: Treatment) -> list[dict[str, Any]]:
         """A network's lines so far, one for every validation."""
-        content = self.read(f"networks/{treatment.id}/rows.jsonl") or b""
+        name = f"networks/{treatment.id}/rows.jsonl"
+        content = self.read(name, most=MOST_BYTES) or b""
         try:
-            return [json.loads(line) for line in content.splitlines()]
+            lines = [json.loads(line) for line in content.splitlines()]
         except (ValueError, RecursionError):
             raise UserError(f"rows.jsonl of {treatment.id} in {self} is not readable.") from None
+        return lines_of(lines, f"{name} in {self}")
 
     def finish(self, treatment: Treatment, row: Mapping[str, Any], weights: bytes | None) -> None:
         """Write a network's final weights and, last, its final row."""
@@ -101,8 +105,7 @@ def read_study(root: str | Path) -> Results:
     study = folder.read_json("study.json")
     if study is None:
         raise UserError(f"There is no study in {root}: it holds no study.json.")
-    if not isinstance(study, dict) or "treatments" not in study:
-        raise UserError(f"study.json in the study folder {root} names no treatments.")
+    study = study_of(study, f"study.json in the study folder {folder}")
     alive = held(folder)
     networks, curves = [], {}
     for id in study["treatments"]:

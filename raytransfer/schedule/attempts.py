@@ -197,8 +197,8 @@ def _why(said: Sequence[dict[str, Any]]) -> str:
     """What a trial that is stuck last said."""
     if not said:
         return "its processes have not begun; are there cores or GPUs free for them?"
-    if time.time() - max(lane["time"] for lane in said) > ANSWERS_SECONDS:
-        return "its training process does not answer."
+    if time.time() - min(lane["time"] for lane in said) > ANSWERS_SECONDS:
+        return "a training process does not answer."
     if all(lane["doing"] == READING for lane in said):
         return "no images came; are there cores free to read them, and can the shards be reached?"
     return "a step of training did not end."
@@ -210,8 +210,9 @@ ANSWERS_SECONDS = 10.0
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's memory was not enough, or Ray killed a process as the machine's was not."""
+    # Of any process that is lost, Ray says that the kernel's "OOM killer" might have been at work.
     told = "".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
-    return any(sign in told for sign in ("OutOfMemoryError", "out of memory", "OOM"))
+    return any(sign in told for sign in ("OutOfMemoryError", "out of memory"))
 
 
 def innermost(error: BaseException) -> str:

@@ -170,7 +170,7 @@ def run_study(
                 for wave in filter(None, waves):
                     run_wave(wave, job)
                     held.check()
-            folder.delete(CHECKPOINTS)
+        folder.delete(CHECKPOINTS)  # all networks are over
     return read_study(root)
 
 

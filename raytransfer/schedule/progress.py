@@ -112,7 +112,7 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
             except (OSError, UserError):
                 continue  # a store that does not answer now may at the next look
             for sentence in news:
-                console.print(sentence, markup=False, highlight=False)
+                console.print(sentence, markup=False, highlight=False, soft_wrap=True)
             networks = f"{watch.finished} of {watch.networks} networks"
             running = "; ".join(watch.running)
             left = pace.left(share)
@@ -132,7 +132,7 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
             with suppress(OSError, UserError):
                 share = watch.done(look_everywhere=True)
                 for sentence in watch.news():
-                    console.print(sentence, markup=False, highlight=False)
+                    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
                 networks = f"{watch.finished} of {watch.networks} networks"
                 progress.update(task, completed=share, networks=networks, left="", running="")
 

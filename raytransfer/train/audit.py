@@ -1,0 +1,102 @@
+"""Whether a study is whole: every file of every network read again and held against its row."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raytransfer.errors import UserError
+from raytransfer.nets.network import Weights, layers_sha256
+from raytransfer.nets.weights import from_bytes
+from raytransfer.results.sound import study_of
+from raytransfer.results.store import StudyFolder
+from raytransfer.study.treatment import Treatment
+
+
+@dataclass
+class Audited:
+    """What was read."""
+
+    networks: int = 0
+    """All that the study is to have."""
+    finished: int = 0
+    failed: int = 0
+    lines: int = 0
+    problems: int = 0
+
+
+def audit(root: str | Path, report: Callable[[str], None]) -> Audited:
+    """Reads a study, local or a URI, and reports every problem as one sentence.
+
+    Weights must be those whose sha256 stands in the network's row; frozen layers must have the
+    hashes that they had before training, and be the parent's; there must be a line for every
+    validation, in order and none twice. Raises UserError where there is no study.
+    """
+    folder = StudyFolder(root)
+    if (said := folder.read_json("study.json")) is None:
+        raise UserError(f"There is no study in {folder}: it holds no study.json.")
+    study = study_of(said, f"study.json in the study folder {folder}")
+    found = Audited(networks=len(study["treatments"]))
+
+    def problem(id: str, what: str) -> None:
+        found.problems += 1
+        text = f"{id}: {what}"
+        report(text if text.isprintable() else repr(text)[1:-1])
+
+    for name in folder.names("networks"):
+        if name not in study["treatments"]:
+            problem(name, "its folder is there, but the study has no such network")
+    for id in study["treatments"]:
+        try:
+            treatment = Treatment.parse(id)
+            for what in _problems(folder, treatment, study.get("recipe"), found):
+                problem(id, what)
+        except UserError as error:
+            problem(str(id), str(error))
+    return found
+
+
+def _problems(
+    folder: StudyFolder, treatment: Treatment, recipe: Any, found: Audited
+) -> Iterator[str]:
+    done = folder.done(treatment)
+    rows = folder.rows(treatment)
+    found.lines += len(rows)
+    if done is None:
+        return
+    if done["state"] != "finished":
+        found.failed += 1
+        return
+    found.finished += 1
+    yield from _lines(rows, done, recipe)
+    weights = _weights(folder, treatment)
+    if not treatment.frozen_layers:
+        return
+    frozen = layers_sha256(weights, treatment.frozen_layers)
+    if frozen != done.get("frozen_sha256"):
+        yield "its frozen layers are not what they were before training"
+    if (parent := treatment.parent) is not None:
+        source = _weights(folder, parent)
+        if done.get("parent_sha256") != (folder.done(parent) or {}).get("weights_sha256"):
+            yield f"it was copied from other weights of {parent} than those that are there"
+        elif frozen != layers_sha256(source, treatment.frozen_layers):
+            yield f"its frozen layers are not those of {parent}"
+
+
+def _weights(folder: StudyFolder, treatment: Treatment) -> Weights:
+    sha256 = (folder.done(treatment) or {}).get("weights_sha256") or ""
+    return from_bytes(folder.weights(treatment), sha256, f"The weights of {treatment}")
+
+
+def _lines(rows: list[dict[str, Any]], done: dict[str, Any], recipe: Any) -> Iterator[str]:
+    """Whether there is one line for every validation."""
+    steps = [row["step"] for row in rows]
+    if isinstance(recipe, dict) and all(
+        isinstance(recipe.get(name), int) and recipe[name] > 0
+        for name in ("steps", "validate_every")
+    ):
+        every, last = recipe["validate_every"], recipe["steps"]
+        if steps != [*range(every, last, every), last]:
+            yield f"its lines are of {len(steps)} validations, not one for each"
+    if not rows or rows[-1].get("top1") != done.get("top1"):
+        yield "its last line and its final row differ"

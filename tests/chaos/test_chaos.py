@@ -1,0 +1,130 @@
+"""Nothing lost, through Ray: whatever is killed, a study comes to the same weights."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from faults import Chaos, kill, outcome, pause, terminate
+
+from raytransfer.data.manifest import demo_shards
+from raytransfer.results.lease import LEASE_SECONDS
+from raytransfer.results.store import read_study
+
+SPACE = """
+from raytransfer.study.recipe import Recipe
+from raytransfer.study.treatment import Treatment
+
+recipe = Recipe(
+    network="small", steps=60, batch=32, validate_every=30, learning_rate=0.02,
+    schedule="one-cycle", dropout=0.1, mirror=True, pad=2,
+)
+
+
+def treatments():
+    yield Treatment("random:0", "B", "A", 3)
+    yield Treatment("random:0", "B", "A", 7)
+    yield Treatment("random:0", "B", "B", 2, finetuned=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    path = tmp_path_factory.mktemp("space") / "few.py"
+    path.write_text(SPACE)
+    return path
+
+
+def command(space, study, *options):
+    data = ("--data", demo_shards(), "--study", study)
+    return ("run", space, *data, "--deterministic", "--checkpoint-every", "10", *options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(space):
+    study = space.parent / "undisturbed"
+    words = [sys.executable, "-m", "raytransfer", *map(str, command(space, study))]
+    subprocess.run(words, check=True, capture_output=True, timeout=240)
+    return outcome(study)
+
+
+def check(chaos, study, undisturbed):
+    """Every fault happened, and none left a trace."""
+    assert chaos.outcomes[-1] == 0, chaos.said
+    assert chaos.happened == chaos.faults
+    assert outcome(study) == undisturbed
+    assert not (study / "checkpoints").exists()
+    assert "Traceback" not in chaos.said
+
+
+def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
+    """One command, which goes on by itself."""
+    study = tmp_path / "study"
+    faults = [
+        kill("worker", at="start"),
+        kill("worker", at="step 25"),
+        kill("worker", at="validation"),
+        kill("worker", at="write checkpoints/"),
+        kill("trial", at="step 44"),
+        kill("worker", at="write B.s0/weights"),
+    ]
+    chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
+    chaos.run()
+    check(chaos, study, undisturbed)
+    assert "A trial was lost" in chaos.said
+
+
+def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
+    """The same command again, until it is done."""
+    study = tmp_path / "study"
+    faults = [
+        kill("driver", at="start"),
+        terminate("driver", at="step 15"),
+        kill("gcs", at="step 33"),
+        kill("raylet", at="validation"),
+        kill("driver", at="write A7B.s0/weights"),
+    ]
+    chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
+    chaos.run(starts=len(faults) + 1)
+    check(chaos, study, undisturbed)
+    assert 75 in chaos.outcomes
+    assert "stopped and saved; the same command goes on" in chaos.said
+    assert chaos.outcomes.count(0) == 1
+
+
+def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tmp_path):
+    study = tmp_path / "study"
+    faults = [pause("worker", at="step 35")]
+    chaos = Chaos(tmp_path / "chaos", command(space, study, "--stuck-after", 20), faults)
+    chaos.run()
+    check(chaos, study, undisturbed)
+    assert re.search(r"stuck for 20 seconds, and is started again: a training process", chaos.said)
+
+
+def test_a_paused_driver_that_wakes_after_a_takeover_stops(space, undisturbed, tmp_path):
+    study = tmp_path / "study"
+    chaos = Chaos(tmp_path / "chaos", command(space, study), [pause("driver", at="step 12")])
+    first = chaos.start()
+    while not chaos.happened:
+        assert first.poll() is None
+        time.sleep(0.1)
+    refused = Chaos(tmp_path / "refused", command(space, study), [])
+    refused.run()
+    assert refused.outcomes == [2]
+    assert re.search(rf"is being written by process {first.pid} on .* since", refused.said)
+    time.sleep(LEASE_SECONDS + 1)
+    second = Chaos(tmp_path / "second", command(space, study), [])
+    running = second.start()
+    while not any(name > "000002" for name in os.listdir(study / "attempts")):
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGCONT)
+    assert chaos.end(first) == 2, chaos.said
+    assert "another driver has taken over the study" in chaos.said
+    second.end(running)
+    check(second, study, undisturbed)
+    assert {row["state"] for row in read_study(study).networks} == {"finished"}
+    assert Path(study, "study.json").is_file()
