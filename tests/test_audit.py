@@ -9,8 +9,8 @@ import pytest
 import test_resume as training
 
 from raytransfer.cli import main
-from raytransfer.train.audit import audit
 from raytransfer.results.store import StudyFolder
+from raytransfer.train.audit import audit
 
 LABELS = ("baseB", "B3B", "R3B")
 IDS = [training.treatment(label).id for label in LABELS]
