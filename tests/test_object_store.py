@@ -1,7 +1,10 @@
 """An object store as the source of images and as the place of shards."""
 
+import threading
+
 import corpus
 import pytest
+import test_resume as training
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
@@ -11,6 +14,8 @@ from raytransfer.data.shards import prepare
 from raytransfer.data.verify import verify
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
+from raytransfer.results.lease import Lease, LeaseLostError
+from raytransfer.results.store import StudyFolder
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +55,63 @@ def test_a_store_feeds_the_stream_and_tells_no_password(store, tmp_path):
     with pytest.raises(UserError, match=r"^There is no folder s3://bucket/nowhere") as refused:
         prepare(store("nowhere"), tmp_path / "out")
     assert "word" not in str(refused.value)
+
+
+def test_one_writer_at_a_time_in_a_store_too(store, monkeypatch):
+    lease = Lease.acquire(Folder(store("leased")))
+    with pytest.raises(UserError, match=r"s3://bucket/leased is being written by process"):
+        Lease.acquire(Folder(store("leased")))
+    lease.beat()
+    monkeypatch.setattr("raytransfer.results.lease.LEASE_SECONDS", -1.0)
+    taken = Lease.acquire(Folder(store("leased")))
+    assert (lease.attempt, taken.attempt) == (1, 2)
+    with pytest.raises(LeaseLostError, match="another driver"):
+        lease.beat()
+    taken.beat()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
+    training.train(training.trial_job(training.trial(), training.study_job(folder)))
+    return training.outcome(folder)
+
+
+def test_training_that_ends_goes_on_in_a_store_too(store, undisturbed):
+    folder = StudyFolder(store("study"))
+    job = training.trial_job(training.trial(), training.study_job(folder))
+    with pytest.raises(training.KilledError):
+        training.train(job, until=11 + training.VALIDATION)
+    job = training.trial_job(training.trial(), training.study_job(folder))
+    assert job.cohorts(0)[0][0].stream.start_step in (5, 10)
+    training.train(job)
+    assert training.outcome(folder) == undisturbed
+    assert folder.names("checkpoints") == []
+
+
+def test_a_store_that_goes_away_is_waited_for(undisturbed):
+    """Its connection is refused for a while, and what it held is there again."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    root = (
+        f"s3://key:word@away/study?scheme=http&endpoint_override={host}%3A{port}"
+        "&region=us-east-1&allow_bucket_creation=true"
+    )
+    fs.FileSystem.from_uri(root)[0].create_dir("away")
+    folder = StudyFolder(root)
+    servers = [server]
+
+    def come_back():
+        servers.append(ThreadedMotoServer("127.0.0.1", port))
+        servers[-1].start()
+
+    def go_away():
+        server.stop()
+        threading.Timer(3.0, come_back).start()
+
+    job = training.trial_job(training.trial(), training.study_job(folder))
+    training.train(job, until=6 + training.VALIDATION, action=go_away)
+    assert training.outcome(folder) == undisturbed
+    assert len(servers) == 2
+    servers[-1].stop()

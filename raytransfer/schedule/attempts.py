@@ -22,6 +22,7 @@ from raytransfer.train.checkpoint import Checkpoint, checkpoints, latest
 from raytransfer.train.control import READING
 from raytransfer.train.interval import NEVER, Interval
 from raytransfer.train.job import CohortJob, TrialJob
+from raytransfer.train.patience import patiently
 from raytransfer.train.workers import fit
 
 TRIES = 3
@@ -61,15 +62,15 @@ def run_to_its_end(trial: Trial, study: StudyJob) -> str | None:
     cause = ""
     while True:
         try:
-            lease.check()
+            patiently(lease.check)
         except LeaseLostError as error:
             return f"Stopped: {error}."
-        if lease.stopping():
+        if patiently(lease.stopping):
             return None
-        job = trial_job(trial, study, most)
+        job = patiently(trial_job, trial, study, most)
         if not job.left:
             return None
-        if _tries(folder, job, study) > TRIES:
+        if patiently(_tries, folder, job, study) > TRIES:
             return f"A trial of {folder} failed {TRIES} times without getting on, at last: {cause}."
         try:
             with _watched(folder, job, study.stuck_seconds):

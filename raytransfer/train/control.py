@@ -12,6 +12,7 @@ from raytransfer.errors import UserError
 from raytransfer.results.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.study.treatment import Treatment
+from raytransfer.train.patience import patiently
 
 PROGRESS_SECONDS = 1.0
 
@@ -70,7 +71,7 @@ class Control:
     def check(self) -> None:
         """Before writing. Raises LeaseLostError if another driver has taken the study over."""
         if self._lease is not None:
-            self._lease.check()
+            patiently(self._lease.check)
 
     def _run(self) -> None:
         while not self._ended.wait(PROGRESS_SECONDS):

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 from raytransfer.errors import StoreError
 
 PATIENCE_SECONDS = 600.0
-"""How long a write is tried before training gives up."""
+"""How long a store is asked again before training gives up."""
 
 PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 15.0
@@ -16,14 +16,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def patiently(write: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call `write`, again and again while the store cannot be written. Raises its StoreError in the
-    end, and anything else at once."""
+def patiently(ask: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call `ask`, again and again while the store cannot be written or read. Raises its StoreError
+    or OSError in the end, and anything else at once."""
     began, pause = time.monotonic(), PAUSE_SECONDS
     while True:
         try:
-            return write(*args, **kwargs)
-        except StoreError:
+            return ask(*args, **kwargs)
+        except (StoreError, OSError):
             if time.monotonic() - began > PATIENCE_SECONDS:
                 raise
         time.sleep(pause)
