@@ -4,9 +4,10 @@
     terminate("driver", at="step 15")  SIGTERM, as a preemption does
     pause("worker", at="step 30")      SIGSTOP: it hangs
     exhaust("worker", at="step 10")    its memory is not enough
+    fill_disk(at="step 25")            the study's disk is full, for five seconds
 
-Processes: worker (whichever comes there first), rank 0, rank 1 (of two that share a batch), trial
-(Tune's process of the trial), driver (the command), raylet, gcs (Ray's head).
+Processes: worker (whichever comes there first), trial (Tune's process of the trial), driver (the
+command), raylet, gcs (Ray's head), and those whose number a test writes to NAME.pid.
 Moments: start; step N; validation; write TEXT (half of a file with TEXT in its name is there).
 
 A moment is reached inside a process of Ray's, which `inject/sitecustomize.py` sees to; each fault
@@ -31,8 +32,8 @@ INJECT = Path(__file__).with_name("inject")
 @dataclass(frozen=True)
 class Fault:
     process: str
-    signal: int | None
-    """None: an error of memory."""
+    action: int | str
+    """A signal; or memory, or disk."""
     at: str
 
 
@@ -49,7 +50,11 @@ def pause(process: str, at: str) -> Fault:
 
 
 def exhaust(process: str, at: str) -> Fault:
-    return Fault(process, None, at)
+    return Fault(process, "memory", at)
+
+
+def fill_disk(at: str) -> Fault:
+    return Fault("worker", "disk", at)
 
 
 def tear(path: Path) -> None:
@@ -67,8 +72,20 @@ def flip(path: Path, bit: int) -> None:
 class Chaos:
     """A command that is started again until it is done, while faults happen to it."""
 
-    def __init__(self, folder: Path, command: Sequence[object], faults: Sequence[Fault]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        command: Sequence[object],
+        faults: Sequence[Fault],
+        **environment: str,
+    ) -> None:
         self.folder = folder
+        paths = [str(INJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "RAYTRANSFER_CHAOS": str(self.folder),
+            **environment,
+        }
         self.command = [sys.executable, "-m", "raytransfer", *map(str, command)]
         self.faults = list(faults)
         self.outcomes: list[int] = []
@@ -84,15 +101,9 @@ class Chaos:
 
     def start(self) -> subprocess.Popen[str]:
         """The command, once."""
-        paths = [str(INJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "RAYTRANSFER_CHAOS": str(self.folder),
-        }
         running = subprocess.Popen(
             self.command,
-            env=environment,
+            env={**os.environ, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import Chaos, kill, outcome, pause, terminate
+from faults import Chaos, fill_disk, kill, outcome, pause, terminate
+from ray.cluster_utils import Cluster
 
 from raytransfer.data.manifest import demo_shards
 from raytransfer.results.lease import LEASE_SECONDS
@@ -85,7 +86,6 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
         kill("driver", at="start"),
         terminate("driver", at="step 15"),
         kill("gcs", at="step 33"),
-        kill("raylet", at="validation"),
         kill("driver", at="write A7B.s0/weights"),
     ]
     chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
@@ -128,3 +128,54 @@ def test_a_paused_driver_that_wakes_after_a_takeover_stops(space, undisturbed, t
     check(second, study, undisturbed)
     assert {row["state"] for row in read_study(study).networks} == {"finished"}
     assert Path(study, "study.json").is_file()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a few megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_waited_for(space, undisturbed, tmp_path, small_disk):
+    study = small_disk / "study"
+    chaos = Chaos(
+        tmp_path / "chaos",
+        command(space, study),
+        [fill_disk(at="step 25")],
+        RAYTRANSFER_CHAOS_DISK=str(small_disk),
+    )
+    chaos.run()
+    check(chaos, study, undisturbed)
+    assert re.search(r"study cannot be written: No space left on device\. Training w", chaos.said)
+
+
+def test_a_machine_of_a_cluster_may_be_lost(space, undisturbed, tmp_path, monkeypatch):
+    """Two nodes of Ray on this machine; the one that trains goes, and another comes."""
+    study = tmp_path / "study"
+    chaos = Chaos(tmp_path / "chaos", command(space, study), [kill("node", at="step 35")])
+    for name, value in chaos.environment.items():
+        monkeypatch.setenv(name, value)  # of the nodes, and so of the workers that they start
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=4)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        raylet = node.all_processes["raylet"][0].process.pid
+        (chaos.folder / "node.pid").write_text(str(raylet))
+        running = chaos.start()
+        while not chaos.happened:
+            assert running.poll() is None
+            time.sleep(0.1)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=4)
+        chaos.end(running)
+    finally:
+        cluster.shutdown()
+    check(chaos, study, undisturbed)

@@ -5,32 +5,45 @@ import importlib.util
 import json
 import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = Path(os.environ["RAYTRANSFER_CHAOS"])
-RANK = 0
+FULL_SECONDS = 5.0
 
 
 def reached(moment):
     """A process is at a moment: what is to happen there, happens, once."""
     for i, fault in enumerate(json.loads((FOLDER / "faults.json").read_text())):
-        own = fault["process"] in ("worker", f"rank {RANK}")
-        if fault["at"] != moment or (fault["process"].startswith("rank") and not own):
+        own = fault["process"] == "worker"
+        if fault["at"] != moment:
             continue
         try:
             os.close(os.open(FOLDER / f"{i}.fired", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             continue
-        if fault["signal"] is None:
+        if fault["action"] == "memory":
             import torch
 
             raise torch.OutOfMemoryError("CUDA out of memory, or so a test says")
-        os.kill(os.getpid() if own else pid_of(fault["process"]), fault["signal"])
+        if fault["action"] == "disk":
+            fill(Path(os.environ["RAYTRANSFER_CHAOS_DISK"]) / "filler")
+            return
+        os.kill(os.getpid() if own else pid_of(fault["process"]), fault["action"])
         return
 
 
+def fill(path):
+    """To the last byte, for a while."""
+    with suppress(OSError), path.open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    threading.Timer(FULL_SECONDS, path.unlink).start()
+
+
 def pid_of(process):
-    if process in ("trial", "driver"):
+    if (FOLDER / f"{process}.pid").exists():
         return int((FOLDER / f"{process}.pid").read_text())
     driver = (FOLDER / "driver.pid").read_text()
     for path in Path("/proc").glob("[0-9]*"):
@@ -57,8 +70,6 @@ def around(owner, name):
 def in_loop(module):
     @around(module, "train_trial")
     def train_trial(function, job, feed, device, lane, rank):
-        global RANK
-        RANK = rank
         reached("start")
         return function(job, feed, device, lane, rank)
 
