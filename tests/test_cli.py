@@ -136,7 +136,9 @@ def test_a_study_folder_that_cannot_be_written_is_refused(tmp_path, space, capsy
     assert "cannot be written" in refused(run(own, study=f"{own}/below"), capsys)
     assert "cannot be written" in refused(run(own, study="/proc/x"), capsys)
     assert "foo://x is no place" in refused(run(own, study="foo://x"), capsys)
+    before = sorted(tmp_path.rglob("*"))
     assert "holds no study" in refused(run(own, study=tmp_path), capsys)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_split_that_the_data_do_not_allow_is_refused(space, capsys):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raytransfer.errors import UserError
-from raytransfer.results.table import COLUMNS, STATES
+from raytransfer.results.table import COLUMNS
 
 MOST_BYTES = 64 * 2**20
 """Of a file of rows or settings: a hundred times those of the longest run."""
@@ -21,7 +21,7 @@ _TYPES = {column.name: column.type for column in COLUMNS}
 
 def end_of(said: Any, file: str) -> dict[str, Any]:
     """A network's final row. Raises UserError, naming the file, for anything else."""
-    if not isinstance(said, dict) or said.get("state") not in STATES:
+    if not isinstance(said, dict) or said.get("state") not in ENDS:
         raise UserError(f"{file} is no final row of a network: remove its folder to train it anew.")
     for name, value in said.items():
         if name not in _TYPES:

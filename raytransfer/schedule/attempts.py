@@ -71,7 +71,10 @@ def run_to_its_end(trial: Trial, study: StudyJob) -> str | None:
         if not job.left:
             return None
         if patiently(_tries, folder, job, study) > TRIES:
-            return f"A trial of {folder} failed {TRIES} times without getting on, at last: {cause}."
+            return (
+                f"A trial of {folder} failed {TRIES} times without getting on, at last: "
+                f"{cause or 'its process was lost'}."
+            )
         try:
             with _watched(folder, job, study.stuck_seconds):
                 fit(job)

@@ -9,6 +9,7 @@ from raytransfer.data.order import check_batch
 from raytransfer.data.plan import plan_stream
 from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
+from raytransfer.results.sound import ENDS
 from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.results.table import Results
 from raytransfer.schedule.attempts import STUCK_SECONDS, StudyJob
@@ -22,7 +23,7 @@ from raytransfer.schedule.cluster import (
 )
 from raytransfer.schedule.cost import relative_costs
 from raytransfer.schedule.hold import hold
-from raytransfer.schedule.identity import claim, described
+from raytransfer.schedule.identity import claim, described, refuse_foreign
 from raytransfer.schedule.memory import cohort_memory, networks_that_fit
 from raytransfer.schedule.prepared import Prepared
 from raytransfer.schedule.progress import Watch, display
@@ -148,6 +149,7 @@ def run_study(
     if not stuck_after > 0:
         raise UserError(f"--stuck-after is a number of seconds above 0, not {stuck_after:g}.")
     folder = StudyFolder(root)
+    refuse_foreign(folder)
     with hold(folder) as held:
         claim(folder, described(prepared, deterministic), allow_change)
         job = StudyJob(
@@ -170,8 +172,10 @@ def run_study(
                 for wave in filter(None, waves):
                     run_wave(wave, job)
                     held.check()
-        folder.delete(CHECKPOINTS)  # all networks are over
-    return read_study(root)
+        results = read_study(root)
+        if all(row["state"] in ENDS for row in results.networks):
+            folder.delete(CHECKPOINTS)
+    return results
 
 
 def _left(folder: StudyFolder, treatments: Sequence[Treatment]) -> bool:

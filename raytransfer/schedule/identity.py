@@ -68,6 +68,13 @@ def described(prepared: Prepared, deterministic: bool) -> dict[str, Any]:
     }
 
 
+def refuse_foreign(folder: Folder) -> None:
+    """Raises UserError, before anything is written, where a folder holds something else."""
+    names = folder.names()
+    if STUDY not in names and set(names) - {ATTEMPTS}:
+        raise UserError(f"{folder} is not empty and holds no study; name a new folder for --study.")
+
+
 def claim(folder: Folder, new: dict[str, Any], allow_change: bool = False) -> None:
     """Write what the study is, or check that the folder holds this one.
 
@@ -76,10 +83,6 @@ def claim(folder: Folder, new: dict[str, Any], allow_change: bool = False) -> No
     """
     old = folder.read_json(STUDY)
     if old is None:
-        if set(folder.names()) - {ATTEMPTS}:
-            raise UserError(
-                f"{folder} is not empty and holds no study; name a new folder for --study."
-            )
         folder.write_json(STUDY, new)
         return
     if not isinstance(old, dict):

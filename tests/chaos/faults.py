@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,20 @@ class Chaos:
         fired = {int(path.stem) for path in self.folder.glob("*.fired")}
         return [fault for i, fault in enumerate(self.faults) if i in fired]
 
+    @property
+    def recoveries(self) -> list[float]:
+        """Seconds from a fault to the next step of training."""
+        return [float(line) for line in self._notes("recovered")]
+
+    @property
+    def ends(self) -> Counter[str]:
+        """How many times each network's end was written."""
+        return Counter(self._notes("ended"))
+
+    def _notes(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
     def start(self) -> subprocess.Popen[str]:
         """The command, once."""
         running = subprocess.Popen(
@@ -123,10 +138,10 @@ class Chaos:
         self.outcomes.append(running.returncode)
         return running.returncode
 
-    def run(self, starts: int = 1) -> None:
+    def run(self, starts: int = 1, seconds: float = 240) -> None:
         """Start the command until it ends well, so many times at most."""
         for _ in range(starts):
-            if self.end(self.start()) == 0:
+            if self.end(self.start(), seconds) == 0:
                 return
 
 

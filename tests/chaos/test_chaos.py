@@ -58,6 +58,7 @@ def check(chaos, study, undisturbed):
     assert chaos.outcomes[-1] == 0, chaos.said
     assert chaos.happened == chaos.faults
     assert outcome(study) == undisturbed
+    assert set(chaos.ends.values()) == {1}
     assert not (study / "checkpoints").exists()
     assert "Traceback" not in chaos.said
 

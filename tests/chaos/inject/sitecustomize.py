@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def reached(moment):
             os.close(os.open(FOLDER / f"{i}.fired", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             continue
+        (FOLDER / "waiting").touch()
         if fault["action"] == "memory":
             import torch
 
@@ -40,6 +42,11 @@ def fill(path):
         while True:
             filler.write(bytes(4096))
     threading.Timer(FULL_SECONDS, path.unlink).start()
+
+
+def note(file, text):
+    with (FOLDER / file).open("a") as notes:
+        notes.write(f"{text}\n")
 
 
 def pid_of(process):
@@ -78,7 +85,13 @@ def in_cohort(module):
     @around(module.CohortTrainer, "step")
     def step(function, self, number, *batch):
         reached(f"step {number}")
-        return function(self, number, *batch)
+        trained = function(self, number, *batch)
+        with suppress(FileNotFoundError):
+            # The first step since a fault: how long it took to come to this.
+            seconds = time.time() - (FOLDER / "waiting").stat().st_mtime
+            (FOLDER / "waiting").unlink()
+            note("recovered", seconds)
+        return trained
 
     @around(module.CohortTrainer, "validate")
     def validate(function, self, *batch):
@@ -97,7 +110,9 @@ def in_folder(module):
                 half.write_bytes(content[: len(content) // 2])
                 reached(moment)
                 half.unlink()
-        return function(self, name, content)
+        function(self, name, content)
+        if name.endswith("/done.json"):
+            note("ended", name)
 
 
 def in_attempts(module):
