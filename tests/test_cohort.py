@@ -540,6 +540,33 @@ def test_a_transferred_network_subtracts_the_mean_of_its_source():
 # Promise 9: layout parity, in processes.
 
 
+def resumed(trainer, recipe, deterministic, **settings):
+    """A new trainer of the same networks, from what the other one's checkpoint holds."""
+    state = trainer.state()
+    again = trainer_of(
+        [member(m.treatment.label) for m in trainer.members], recipe, deterministic, **settings
+    )
+    again.restore(state)
+    return again
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(deterministic):
+    """Momentum, the rate that it remembers, the sums of the next line; stacked and alone."""
+    ends = []
+    for broken in (None, 1, 3):
+        trainer = trainer_of([member(label) for label in LABELS], RECIPE, deterministic)
+        for step in range(5):
+            if step == broken:
+                trainer = resumed(trainer, RECIPE, deterministic)
+            trainer.step(step, *images_of(step))
+        ends.append((trainer.weights(), trainer.take_sums()[0].together))
+    for weights, sums in ends[1:]:
+        assert torch.equal(sums, ends[0][1])
+        for id, tensors in ends[0][0].items():
+            assert all(torch.equal(tensor, weights[id][name]) for name, tensor in tensors.items())
+
+
 def work_in_halves(rank, folder):
     """One of two workers: a step on half of the batch, stacked; then all alone and packed."""
     torch.set_num_threads(1)
@@ -551,11 +578,14 @@ def work_in_halves(rank, folder):
         "parity": (LABELS, replace(RECIPE, dropout=0.0), False, 1),
         "packed": (LABELS[2:6], RECIPE, True, 2),
         "alone": (LABELS[2:3], RECIPE, True, 2),
+        "resumed": (LABELS[2:6], RECIPE, True, 2),
     }
     for name, (labels, recipe, deterministic, steps) in runs.items():
         members = [member(label) for label in labels]
         trainer = trainer_of(members, recipe, deterministic, data_parallel=True)
         for step in range(steps):
+            if name == "resumed" and step == 1:
+                trainer = resumed(trainer, recipe, deterministic, data_parallel=True)
             trainer.step(step, *(tensor[half] for tensor in images_of(step)))
         trainer.validate(*(tensor[rank::2] for tensor in images_of(9, count=7)[:2]))
         trained, validated = trainer.take_sums()
@@ -565,7 +595,7 @@ def work_in_halves(rank, folder):
             for key, tensor in weights.items()
         }
         content |= {"images": trained.images, "validated": validated.images}
-        content |= {"loss": validated.loss, "top1": validated.top1}
+        content |= {"loss": validated.loss, "top1": validated.top1, "trained": trained.loss}
         save_file(content, f"{folder}/{name}-{rank}.safetensors")
         # Threads of its own end with it; what outlives the process group may abort the process.
         del trainer
@@ -579,7 +609,7 @@ def halves(tmp_path_factory):
     torch.multiprocessing.spawn(work_in_halves, (str(folder),), nprocs=2)
     return {
         name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in (0, 1)]
-        for name in ("parity", "packed", "alone")
+        for name in ("parity", "packed", "alone", "resumed")
     }
 
 
@@ -596,6 +626,12 @@ def test_two_workers_with_half_a_batch_are_one_with_the_whole(halves):
             torch.testing.assert_close(first[f"{id}/{name}"], tensor, rtol=1e-5, atol=1e-5)
     id, name = treatment("baseB").id, "layer1.weight"
     assert (first[f"{id}/{name}"] - before[id][name]).abs().max() > 1e-3
+
+
+def test_two_workers_go_on_from_a_checkpoint_as_if_nothing_had_happened(halves):
+    for undisturbed, after in zip(halves["packed"], halves["resumed"], strict=True):
+        assert undisturbed.keys() == after.keys()
+        assert all(torch.equal(tensor, after[name]) for name, tensor in undisturbed.items())
 
 
 def test_two_workers_count_every_image_once(halves):

@@ -366,6 +366,33 @@ def test_a_trial_of_a_study_taken_over_ends(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("OutOfMemoryError: task was killed due to the node running low"), True),
+        (RuntimeError("(1) the process was killed by the OOM killer due to high memory"), False),
+        (RuntimeError("connection lost"), False),
+    ],
+)
+def test_a_lost_process_is_not_taken_for_one_short_of_memory(error, short):
+    assert attempts._out_of_memory(error) == short
+
+
+@pytest.mark.parametrize(
+    ("lanes", "why"),
+    [
+        ([], "its processes have not begun; are there cores or GPUs free for them?"),
+        ([("training", 0), ("waiting for images", 60)], "a training process does not answer."),
+        ([("waiting for images", 0)], "no images came; are there cores free to read them"),
+        ([("waiting for images", 0), ("training", 0)], "a step of training did not end."),
+    ],
+)
+def test_what_a_stuck_trial_waits_for_is_said_as_far_as_it_is_known(lanes, why):
+    said = [{"doing": doing, "time": time.time() - age} for doing, age in lanes]
+    assert attempts._why(said).startswith(why)
+
+
+@pytest.mark.parametrize(
     ("text", "interval"),
     [
         ("500", Interval(steps=500)),
