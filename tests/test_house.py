@@ -250,3 +250,9 @@ def test_the_readme_names_every_command_and_space():
     readme = (ROOT / "README.md").read_text()
     assert all(f"raytransfer {name}" in readme for name in COMMANDS)
     assert all(f"| `{name}` |" in readme for name in space_names())
+
+
+def test_ray_is_not_imported_before_a_session_has_made_its_settings():
+    """Such as not to run uv in every worker, which it looks up as it is imported."""
+    words = "import sys, raytransfer.schedule.driver; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0

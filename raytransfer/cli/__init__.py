@@ -40,6 +40,9 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. args: those of the process if None."""
+    # Ray reads it when it is imported, which a space may do: under `uv run`, every one of its
+    # workers would run uv again.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         outcome = _understand(list(sys.argv[1:] if args is None else args))()
         sys.stdout.flush()

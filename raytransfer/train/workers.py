@@ -3,8 +3,6 @@
 from typing import Any
 
 import torch
-from ray import train
-from ray.train.torch import TorchTrainer, get_device
 
 from raytransfer.data.plan import StreamPlan
 from raytransfer.data.stream import batches, dataset, execution_options
@@ -14,6 +12,10 @@ from raytransfer.train.loop import pinned, train_trial
 
 def fit(job: TrialJob) -> None:
     """Train a trial's cohorts in Ray Train's workers. Returns when the last network is over."""
+    # Imported late: Ray reads some of its settings then, and ray_session makes them first.
+    from ray import train
+    from ray.train.torch import TorchTrainer
+
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},
@@ -52,6 +54,9 @@ def _plans(job: TrialJob, lane: int) -> list[StreamPlan]:
 
 def _worker(config: dict[str, Any]) -> None:
     """One training process: a rank of a lane."""
+    from ray import train
+    from ray.train.torch import get_device
+
     job: TrialJob = config["job"]
     torch.set_num_threads(job.threads)
     lane, rank = divmod(train.get_context().get_world_rank(), job.workers)
