@@ -115,6 +115,10 @@ def in_folder(module):
             note("ended", name)
 
 
+def in_lease(module):
+    module.LEASE_SECONDS = float(os.environ.get("RAYTRANSFER_CHAOS_LEASE", module.LEASE_SECONDS))
+
+
 def in_attempts(module):
     @around(module, "run_to_its_end")
     def run_to_its_end(function, *args):
@@ -127,6 +131,7 @@ HOOKS = {
     "raytransfer.train.cohort": in_cohort,
     "raytransfer.folder": in_folder,
     "raytransfer.schedule.attempts": in_attempts,
+    "raytransfer.results.lease": in_lease,
 }
 
 
