@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import flip, tear
 
 from raytransfer.data.manifest import demo_shards, read_manifest
 from raytransfer.data.reader import read_locally
@@ -183,12 +184,10 @@ def test_old_checkpoints_are_deleted(folder):
 
 
 def broken(path, how):
-    content = path.read_bytes()
     if how == "torn":
-        path.write_bytes(content[: len(content) // 2])
+        tear(path)
     elif how == "altered":
-        middle = len(content) // 2
-        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        flip(path, bit=8 * (path.stat().st_size // 2))
     elif how == "gone":
         path.unlink()
     else:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from raytransfer.data.manifest import (
     MANIFEST,
@@ -70,7 +69,7 @@ def _open(shards: str | Path) -> Manifest:
     """The manifest as it stands: `read_manifest` would refuse files that are missing or cut off,
     which is to be reported here."""
     folder = Folder(shards)
-    if folder.files.get_file_info(f"{folder.path}/{MANIFEST}").type != fs.FileType.File:
+    if not folder.has(MANIFEST):
         return read_manifest(shards)
     with folder.open(MANIFEST) as file:
         return parse_manifest(str(shards), file.read().decode(errors="replace"))
@@ -211,7 +210,7 @@ def _check_quarantine(manifest: Manifest) -> Iterator[Problem]:
     """Whether as many images are named as were left out."""
     folder = Folder(manifest.folder)
     lines = 0
-    if folder.files.get_file_info(f"{folder.path}/{QUARANTINE}").type == fs.FileType.File:
+    if folder.has(QUARANTINE):
         with folder.open(QUARANTINE) as file:
             while len(part := file.read(READ)):
                 lines += part.count(b"\n")

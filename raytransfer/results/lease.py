@@ -153,5 +153,5 @@ def _gone(said: Mapping[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):
-        return False
+        pass
     return False

@@ -35,6 +35,13 @@ class StudyFolder(Folder):
 
     # What is in the files.
 
+    def study(self) -> dict[str, Any]:
+        """What the study is. Raises UserError where there is none, or it names no treatments."""
+        said = self.read_json("study.json")
+        if said is None:
+            raise UserError(f"There is no study in {self}: it holds no study.json.")
+        return study_of(said, f"study.json in the study folder {self}")
+
     def done(self, treatment: Treatment) -> dict[str, Any] | None:
         """The final row of a network that is over (finished or failed); None if it is not."""
         name = f"networks/{treatment.id}/done.json"
@@ -102,10 +109,7 @@ def read_study(root: str | Path) -> Results:
     Raises UserError where there is no study.
     """
     folder = StudyFolder(root)
-    study = folder.read_json("study.json")
-    if study is None:
-        raise UserError(f"There is no study in {root}: it holds no study.json.")
-    study = study_of(study, f"study.json in the study folder {folder}")
+    study = folder.study()
     alive = held(folder)
     networks, curves = [], {}
     for id in study["treatments"]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from raytransfer.data.plan import plan_stream
 from raytransfer.results.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cluster import Layout
+from raytransfer.schedule.meanwhile import meanwhile
 from raytransfer.study.plan import Cohort, Lane, Trial
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
@@ -30,6 +30,9 @@ TRIES = 3
 
 STUCK_SECONDS = 600.0
 """Without a batch for so long, a trial is taken for stuck."""
+
+ANSWERS_SECONDS = 10.0
+"""A training process says how far it is every second or two."""
 
 LOOKS = 20
 """At a trial's progress, in that time."""
@@ -169,32 +172,25 @@ def _tries(folder: StudyFolder, job: TrialJob, study: StudyJob) -> int:
 def _watched(folder: StudyFolder, job: TrialJob, stuck_seconds: float) -> Iterator[None]:
     """While the block runs, see to it that batches come. Where none does, end this process, and all
     that it has started: Tune starts it again."""
-    ended = threading.Event()
-    began = time.time()
+    began, since = time.time(), time.monotonic()
+    seen: Any = None
 
     def look() -> None:
-        seen: Any = None
-        since = time.monotonic()
-        while not ended.wait(stuck_seconds / LOOKS):
-            lanes = [folder.lane_progress(job.id, lane) for lane in range(job.lanes)]
-            said = [lane for lane in lanes if lane is not None and lane["time"] > began]
-            now = [(lane["networks"], lane["step"], lane["batches"]) for lane in said]
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > stuck_seconds:
-                folder.tell(
-                    f"A trial was stuck for {stuck_seconds:.0f} seconds, and is started again: "
-                    f"{_why(said)}"
-                )
-                os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal seen, since
+        lanes = [folder.lane_progress(job.id, lane) for lane in range(job.lanes)]
+        said = [lane for lane in lanes if lane is not None and lane["time"] > began]
+        now = [(lane["networks"], lane["step"], lane["batches"]) for lane in said]
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > stuck_seconds:
+            folder.tell(
+                f"A trial was stuck for {stuck_seconds:.0f} seconds, and is started again: "
+                f"{_why(said)}"
+            )
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    try:
+    with meanwhile(look, stuck_seconds / LOOKS):
         yield
-    finally:
-        ended.set()
-        looking.join()
 
 
 def _why(said: Sequence[dict[str, Any]]) -> str:
@@ -206,10 +202,6 @@ def _why(said: Sequence[dict[str, Any]]) -> str:
     if all(lane["doing"] == READING for lane in said):
         return "no images came; are there cores free to read them, and can the shards be reached?"
     return "a step of training did not end."
-
-
-ANSWERS_SECONDS = 10.0
-"""A training process says how far it is every second or two."""
 
 
 def _out_of_memory(error: BaseException) -> bool:

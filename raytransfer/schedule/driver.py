@@ -164,9 +164,13 @@ def run_study(
             every=every,
             stuck_seconds=stuck_after,
         )
-        waves = [[t for t in wave if _left(folder, t.treatments)] for wave in prepared.plan.waves]
+        over = {t for t in prepared.plan.treatments if folder.done(t) is not None}
+        waves = [
+            [trial for trial in wave if not over.issuperset(trial.treatments)]
+            for wave in prepared.plan.waves
+        ]
         if any(waves):
-            watch = Watch(folder, prepared.plan, job, prepared.manifest.channels)
+            watch = Watch(folder, prepared.plan, job, prepared.manifest.channels, over)
             with display(watch, show), ray_session(), held.signals():
                 check_decoding(decoding)
                 for wave in filter(None, waves):
@@ -176,10 +180,6 @@ def run_study(
         if all(row["state"] in ENDS for row in results.networks):
             folder.delete(CHECKPOINTS)
     return results
-
-
-def _left(folder: StudyFolder, treatments: Sequence[Treatment]) -> bool:
-    return any(folder.done(treatment) is None for treatment in treatments)
 
 
 def _absolute(shards: str) -> str:

@@ -76,7 +76,7 @@ class Hold:
     def _keep(self) -> None:
         told = False
         asked = 0.0
-        while not self._ended:
+        while True:
             self._wake.wait(HEARTBEAT_SECONDS)
             self._wake.clear()
             if self._ended:

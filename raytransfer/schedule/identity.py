@@ -20,8 +20,10 @@ STUDY = "study.json"
 BINDING = ("recipe", "splits", "data")
 """What changes every network: never mixed in one study."""
 
-HARMLESS = ("treatments", "deterministic", "layout.device", "layout.workers")
-HARMLESS_VERSIONS = ("raytransfer", "torch")
+HARMLESS = (
+    *("treatments", "deterministic", "layout.device", "layout.workers"),
+    *("versions.raytransfer", "versions.torch"),
+)
 """What leaves networks comparable, but not bit for bit what they would have been: allowed when it
 is asked for. Networks depend on nothing but themselves, so there may be more of them, too."""
 
@@ -87,13 +89,10 @@ def claim(folder: Folder, new: dict[str, Any], allow_change: bool = False) -> No
         return
     if not isinstance(old, dict):
         raise UserError(f"{STUDY} in the study folder {folder} is not one.")
-    binding = [line for key in BINDING for line in _differences(key, old.get(key), new[key])]
-    harmless = [
-        line for key in HARMLESS for line in _differences(key, _at(old, key), _at(new, key))
-    ]
-    for name in HARMLESS_VERSIONS:
-        key = f"versions.{name}"
-        harmless += _differences(key, _at(old, key), _at(new, key))
+    binding, harmless = (
+        [line for key in keys for line in _differences(key, _at(old, key), _at(new, key))]
+        for keys in (BINDING, HARMLESS)
+    )
     if binding or (harmless and not allow_change):
         lines = "".join(f"\n  {line}" for line in [*binding, *harmless][:MOST_LINES])
         advice = "name another folder for --study" if binding else "add --allow-change to go on"

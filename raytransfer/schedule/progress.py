@@ -1,18 +1,19 @@
 """The progress of a running study: what trains now, how far it is, how long it still takes."""
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raytransfer.errors import UserError
-from raytransfer.results.store import StudyFolder
+from raytransfer.results.store import EVENTS, StudyFolder
 from raytransfer.schedule.attempts import StudyJob
 from raytransfer.schedule.cost import relative_costs
+from raytransfer.schedule.meanwhile import meanwhile
 from raytransfer.study.plan import Plan
+from raytransfer.study.treatment import Treatment
 
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 15.0
@@ -24,7 +25,15 @@ class Watch:
     Work is counted in multiply-adds, so that a cohort of thirty counts for more than a base.
     """
 
-    def __init__(self, folder: StudyFolder, plan: Plan, job: StudyJob, channels: int) -> None:
+    def __init__(
+        self,
+        folder: StudyFolder,
+        plan: Plan,
+        job: StudyJob,
+        channels: int,
+        over: Set[Treatment],
+    ) -> None:
+        """over: networks that have ended already."""
         self._folder = folder
         self._job = job
         self._cohorts = [cohort for stage in plan.stages for cohort in stage]
@@ -33,10 +42,10 @@ class Watch:
             for cohort in self._cohorts
         }
         self.networks = len(plan.treatments)
-        self._over = {t for t in plan.treatments if folder.done(t) is not None}
+        self._over = set(over)
         self._seen: set[str] = set()
         self.running: list[str] = []
-        self._event = max((name for name, _ in folder.events()), default="")
+        self._event = max(folder.names(EVENTS), default="")
 
     @property
     def finished(self) -> int:
@@ -101,38 +110,33 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
         disable=not console.is_terminal,
     )
     task = progress.add_task("", total=1.0, networks="", left="starting Ray", running="")
-    ended = threading.Event()
     pace = _Pace()
+    said_at = 0.0
+
+    def tell() -> None:
+        for sentence in watch.news():
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def look() -> None:
-        told = 0.0
-        while not ended.wait(LOOK_SECONDS):
-            try:
-                share, news = watch.done(), watch.news()
-            except (OSError, UserError):
-                continue  # a store that does not answer now may at the next look
-            for sentence in news:
-                console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-            networks = f"{watch.finished} of {watch.networks} networks"
-            running = "; ".join(watch.running)
-            left = pace.left(share)
-            progress.update(task, completed=share, networks=networks, left=left, running=running)
-            if not console.is_terminal and time.monotonic() - told > SAY_SECONDS:
-                told = time.monotonic()
-                console.print(f"{networks}, {100 * share:.0f} %, {left} {running}")
+        nonlocal said_at
+        share = watch.done()
+        tell()
+        networks = f"{watch.finished} of {watch.networks} networks"
+        running = "; ".join(watch.running)
+        left = pace.left(share)
+        progress.update(task, completed=share, networks=networks, left=left, running=running)
+        if not console.is_terminal and time.monotonic() - said_at > SAY_SECONDS:
+            said_at = time.monotonic()
+            console.print(f"{networks}, {100 * share:.0f} %, {left} {running}")
 
-    looking = threading.Thread(target=look, daemon=True)
     with progress:
-        looking.start()
         try:
-            yield
+            with meanwhile(look, LOOK_SECONDS):
+                yield
         finally:
-            ended.set()
-            looking.join()
             with suppress(OSError, UserError):
                 share = watch.done(look_everywhere=True)
-                for sentence in watch.news():
-                    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+                tell()
                 networks = f"{watch.finished} of {watch.networks} networks"
                 progress.update(task, completed=share, networks=networks, left="", running="")
 

@@ -8,7 +8,6 @@ from typing import Any
 from raytransfer.errors import UserError
 from raytransfer.nets.network import Weights, layers_sha256
 from raytransfer.nets.weights import from_bytes
-from raytransfer.results.sound import study_of
 from raytransfer.results.store import StudyFolder
 from raytransfer.study.treatment import Treatment
 
@@ -33,9 +32,7 @@ def audit(root: str | Path, report: Callable[[str], None]) -> Audited:
     validation, in order and none twice. Raises UserError where there is no study.
     """
     folder = StudyFolder(root)
-    if (said := folder.read_json("study.json")) is None:
-        raise UserError(f"There is no study in {folder}: it holds no study.json.")
-    study = study_of(said, f"study.json in the study folder {folder}")
+    study = folder.study()
     found = Audited(networks=len(study["treatments"]))
 
     def problem(id: str, what: str) -> None:

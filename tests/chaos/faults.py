@@ -3,7 +3,6 @@
     kill("worker", at="step 25")       SIGKILL, as a vanishing machine does
     terminate("driver", at="step 15")  SIGTERM, as a preemption does
     pause("worker", at="step 30")      SIGSTOP: it hangs
-    exhaust("worker", at="step 10")    its memory is not enough
     fill_disk(at="step 25")            the study's disk is full, for five seconds
 
 Processes: worker (whichever comes there first), trial (Tune's process of the trial), driver (the
@@ -34,7 +33,7 @@ INJECT = Path(__file__).with_name("inject")
 class Fault:
     process: str
     action: int | str
-    """A signal; or memory, or disk."""
+    """A signal, or disk."""
     at: str
 
 
@@ -48,10 +47,6 @@ def terminate(process: str, at: str) -> Fault:
 
 def pause(process: str, at: str) -> Fault:
     return Fault(process, signal.SIGSTOP, at)
-
-
-def exhaust(process: str, at: str) -> Fault:
-    return Fault(process, "memory", at)
 
 
 def fill_disk(at: str) -> Fault:

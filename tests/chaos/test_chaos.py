@@ -63,9 +63,17 @@ def check(chaos, study, undisturbed):
     assert "Traceback" not in chaos.said
 
 
+def attacked(space, undisturbed, folder, faults, *options, starts=1):
+    """A study that came to the same, whatever happened to its command."""
+    study = folder / "study"
+    chaos = Chaos(folder / "chaos", command(space, study, *options), faults)
+    chaos.run(starts)
+    check(chaos, study, undisturbed)
+    return chaos
+
+
 def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
     """One command, which goes on by itself."""
-    study = tmp_path / "study"
     faults = [
         kill("worker", at="step 250"),
         kill("worker", at="validation"),
@@ -73,35 +81,27 @@ def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_
         kill("trial", at="step 440"),
         kill("worker", at="write B.s0/weights"),
     ]
-    chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
-    chaos.run()
-    check(chaos, study, undisturbed)
+    chaos = attacked(space, undisturbed, tmp_path, faults)
     assert "A trial was lost" in chaos.said
 
 
 def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
     """The same command again, until it is done."""
-    study = tmp_path / "study"
     faults = [
         kill("driver", at="start"),
         terminate("driver", at="step 150"),
         kill("gcs", at="step 500"),
         kill("driver", at="write A7B.s0/weights"),
     ]
-    chaos = Chaos(tmp_path / "chaos", command(space, study), faults)
-    chaos.run(starts=len(faults) + 1)
-    check(chaos, study, undisturbed)
+    chaos = attacked(space, undisturbed, tmp_path, faults, starts=len(faults) + 1)
     assert 75 in chaos.outcomes
     assert "stopped and saved; the same command goes on" in chaos.said
     assert chaos.outcomes.count(0) == 1
 
 
 def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tmp_path):
-    study = tmp_path / "study"
     faults = [pause("worker", at="step 350")]
-    chaos = Chaos(tmp_path / "chaos", command(space, study, "--stuck-after", 20), faults)
-    chaos.run()
-    check(chaos, study, undisturbed)
+    chaos = attacked(space, undisturbed, tmp_path, faults, "--stuck-after", 20)
     assert re.search(r"stuck for 20 seconds, and is started again: a training process", chaos.said)
 
 
