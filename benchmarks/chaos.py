@@ -83,9 +83,7 @@ def random_faults(count: int, chance: random.Random) -> list[Fault]:
             [f"step {chance.randrange(STEPS)}", "validation", "write checkpoints/", "start"],
             [80, 8, 8, 4],
         )[0]
-        process = chance.choices(["worker", "trial", "driver", "gcs", "raylet"], [70, 14, 8, 4, 4])[
-            0
-        ]
+        process = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         faults.append(kill(process, at))
         if process == "driver" and chance.random() < 0.5:
             faults[-1] = terminate(process, at)

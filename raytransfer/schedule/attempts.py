@@ -14,6 +14,7 @@ from raytransfer.results.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cluster import Layout
 from raytransfer.schedule.meanwhile import meanwhile
+from raytransfer.schedule.session import give_back_reserved
 from raytransfer.study.plan import Cohort, Lane, Trial
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
@@ -78,6 +79,7 @@ def run_to_its_end(trial: Trial, study: StudyJob) -> str | None:
                 f"A trial of {folder} failed {TRIES} times without getting on, at last: "
                 f"{cause or 'its process was lost'}."
             )
+        give_back_reserved()
         try:
             with _watched(folder, job, study.stuck_seconds):
                 fit(job)
@@ -213,7 +215,11 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def innermost(error: BaseException) -> str:
     """The innermost cause of an error of Ray's, in one line."""
+    from ray.exceptions import RayActorError
+
     cause = list(_causes(error))[-1]
+    if isinstance(cause, RayActorError):
+        return "a process was lost"
     lines = [line for line in str(cause).splitlines() if line.strip()]
     return (lines[-1].strip() if lines else type(cause).__name__).rstrip(".")
 
@@ -225,4 +231,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield cause
         failures = getattr(cause, "worker_failures", None)
         inner = next(iter(failures.values()), None) if isinstance(failures, dict) else None
-        cause = inner or getattr(cause, "cause", None) or cause.__cause__
+        for name in ("health_check_failure", "cause", "__cause__"):
+            inner = inner or getattr(cause, name, None)
+        cause = inner

@@ -1,5 +1,6 @@
 """A trial through Ray Train: worker processes and the streams that feed them."""
 
+import os
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from raytransfer.data.stream import batches, dataset, execution_options
 from raytransfer.train.job import TrialJob
 from raytransfer.train.loop import pinned, train_trial
 
+START_SECONDS = 7 * 24 * 3600.0
+"""That Ray Train waits for cores or GPUs: whoever calls gives up before."""
+
 
 def fit(job: TrialJob) -> None:
     """Train a trial's cohorts in Ray Train's workers. Returns when the last network is over."""
@@ -16,6 +20,7 @@ def fit(job: TrialJob) -> None:
     from ray import train
     from ray.train.torch import TorchTrainer
 
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_SECONDS)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},

@@ -12,6 +12,7 @@ from pathlib import Path
 
 FOLDER = Path(os.environ["RAYTRANSFER_CHAOS"])
 FULL_SECONDS = 5.0
+began = time.time()
 
 
 def reached(moment):
@@ -73,6 +74,8 @@ def around(owner, name):
 def in_loop(module):
     @around(module, "train_trial")
     def train_trial(function, job, feed, device, lane, rank):
+        global began
+        began = time.time()
         reached("start")
         return function(job, feed, device, lane, rank)
 
@@ -83,10 +86,11 @@ def in_cohort(module):
         reached(f"step {number}")
         trained = function(self, number, *batch)
         with suppress(FileNotFoundError):
-            # The first step since a fault: how long it took to come to this.
-            seconds = time.time() - (FOLDER / "waiting").stat().st_mtime
-            (FOLDER / "waiting").unlink()
-            note("recovered", seconds)
+            # The first step of a process that began after a fault: how long it took to come to it.
+            fault = (FOLDER / "waiting").stat().st_mtime
+            if fault < began:
+                (FOLDER / "waiting").unlink()
+                note("recovered", time.time() - fault)
         return trained
 
     @around(module.CohortTrainer, "validate")
