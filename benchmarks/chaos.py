@@ -41,6 +41,9 @@ from raytransfer.train.interval import Interval
 from raytransfer.train.stack import Member
 
 STEPS, EVERY = 400, 20
+LABELS = ("baseA", "baseB", "A2B", "A6B", "R4B", "B4B+")
+"""Networks at whose steps it is hit: some of each stage."""
+
 WEIGHTS = {"worker": 70, "trial": 14, "driver": 8, "gcs": 4, "raylet": 4}
 """How often each process is hit."""
 
@@ -79,10 +82,9 @@ def random_faults(count: int, chance: random.Random) -> list[Fault]:
     """Most hit what a trial consists of; one of six the command or Ray's head."""
     faults = []
     for _ in range(count):
-        at = chance.choices(
-            [f"step {chance.randrange(STEPS)}", "validation", "write checkpoints/", "start"],
-            [80, 8, 8, 4],
-        )[0]
+        step = f"step {chance.randrange(STEPS)} of {chance.choice(LABELS)}"
+        moments = [step, "validation", "write checkpoints/", "start"]
+        at = chance.choices(moments, [84, 7, 7, 2])[0]
         process = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         faults.append(kill(process, at))
         if process == "driver" and chance.random() < 0.5:

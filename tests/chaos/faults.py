@@ -7,7 +7,8 @@
 
 Processes: worker (whichever comes there first), trial (Tune's process of the trial), driver (the
 command), raylet, gcs (Ray's head), and those whose number a test writes to NAME.pid.
-Moments: start; step N; validation; write TEXT (half of a file with TEXT in its name is there).
+Moments: start; step N; step N of LABEL, a network of the study; validation; write TEXT (half of a
+file with TEXT in its name is there).
 
 A moment is reached inside a process of Ray's, which `inject/sitecustomize.py` sees to; each fault
 happens once, however often a study comes to that moment.

@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 FOLDER = Path(os.environ["RAYTRANSFER_CHAOS"])
+FAULTS = json.loads((FOLDER / "faults.json").read_text())
 FULL_SECONDS = 5.0
 began = time.time()
 
 
 def reached(moment):
     """A process is at a moment: what is to happen there, happens, once."""
-    for i, fault in enumerate(json.loads((FOLDER / "faults.json").read_text())):
+    for i, fault in enumerate(FAULTS):
         own = fault["process"] == "worker"
         if fault["at"] != moment:
             continue
@@ -84,6 +85,8 @@ def in_cohort(module):
     @around(module.CohortTrainer, "step")
     def step(function, self, number, *batch):
         reached(f"step {number}")
+        for member in self.members:
+            reached(f"step {number} of {member.treatment.label}")
         trained = function(self, number, *batch)
         with suppress(FileNotFoundError):
             # The first step of a process that began after a fault: how long it took to come to it.
@@ -102,7 +105,7 @@ def in_cohort(module):
 def in_folder(module):
     @around(module.Folder, "write")
     def write(function, self, name, content):
-        for moment in {f["at"] for f in json.loads((FOLDER / "faults.json").read_text())}:
+        for moment in {fault["at"] for fault in FAULTS}:
             kind, _, text = moment.partition(" ")
             if kind == "write" and text in name:
                 half = Path(f"{self.path}/{name}.{os.getpid()}.part")
