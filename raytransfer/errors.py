@@ -9,7 +9,10 @@ class UserError(Exception):
 
 
 class StoppedError(Exception):
-    """A study was told to stop, and has saved what it could."""
+    """A study ended before its time, through no mistake: the same command goes on.
+
+    The command line says why in a sentence, without its end, and exits with status 75.
+    """
 
 
 class StoreError(UserError):

@@ -26,8 +26,8 @@ from raytransfer.study.recipe import Recipe, read_recipe
 from raytransfer.study.space import load_space, space_names
 
 CLOSED, WRONG, STOPPED, INTERRUPTED = 1, 2, 75, 130
-"""Exit statuses: nobody reads the output; the command was wrong; a SIGTERM, with everything saved
-(EX_TEMPFAIL of sysexits.h: try again); Ctrl-C."""
+"""Exit statuses: nobody reads the output; the command was wrong; a SIGTERM or the loss of Ray, with
+everything saved (EX_TEMPFAIL of sysexits.h: try again); Ctrl-C."""
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
@@ -51,8 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
         print("raytransfer:", "\n  ".join(lines), file=sys.stderr)
         return WRONG
-    except StoppedError:
-        print("raytransfer: stopped and saved; the same command goes on.", file=sys.stderr)
+    except StoppedError as error:
+        print(f"raytransfer: {error}; the same command goes on.", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)

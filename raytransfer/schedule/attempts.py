@@ -14,7 +14,6 @@ from raytransfer.results.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cluster import Layout
 from raytransfer.schedule.meanwhile import meanwhile
-from raytransfer.schedule.session import give_back_reserved
 from raytransfer.study.plan import Cohort, Lane, Trial
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
@@ -79,7 +78,6 @@ def run_to_its_end(trial: Trial, study: StudyJob) -> str | None:
                 f"A trial of {folder} failed {TRIES} times without getting on, at last: "
                 f"{cause or 'its process was lost'}."
             )
-        give_back_reserved()
         try:
             with _watched(folder, job, study.stuck_seconds):
                 fit(job)

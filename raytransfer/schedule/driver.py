@@ -28,6 +28,7 @@ from raytransfer.schedule.memory import cohort_memory, networks_that_fit
 from raytransfer.schedule.prepared import Prepared
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.session import ray_session
+from raytransfer.schedule.stall import noticing_stalls
 from raytransfer.schedule.trials import run_wave
 from raytransfer.study.plan import make_plan
 from raytransfer.study.recipe import Recipe
@@ -143,7 +144,8 @@ def run_study(
     differ that do no harm. show: whether to draw a progress display on the terminal.
 
     Raises UserError when the folder holds another study, is being written by another driver, or a
-    trial fails for good; StoppedError when a SIGTERM ended it, with everything saved.
+    trial fails for good; StoppedError when a SIGTERM or the loss of Ray ended it, with everything
+    saved.
     """
     every = Interval.parse(checkpoint_every)
     if not stuck_after > 0:
@@ -171,7 +173,13 @@ def run_study(
         ]
         if any(waves):
             watch = Watch(folder, prepared.plan, job, prepared.manifest.channels, over)
-            with display(watch, show), ray_session(), held.signals():
+            with (
+                display(watch, show),
+                ray_session(),
+                held.signals(),
+                # A trial tells when it was stuck: both its time and one to be started again.
+                noticing_stalls(folder, held, 2 * stuck_after),
+            ):
                 check_decoding(decoding)
                 for wave in filter(None, waves):
                     run_wave(wave, job)

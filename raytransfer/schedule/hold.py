@@ -22,6 +22,7 @@ class Hold:
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self._lost: LeaseLostError | None = None
+        self._failure: Exception | None = None
         self._stopping = False
         self._give_up = False
         self._heard = False
@@ -34,8 +35,15 @@ class Hold:
         """Raises what the main thread should end with, if anything."""
         if self._lost is not None:
             raise UserError(f"Stopped: {self._lost}; nothing that it had written was changed.")
+        if self._failure is not None:
+            raise self._failure
         if self._stopping:
-            raise StoppedError
+            raise StoppedError("stopped and saved")
+
+    def fail(self, error: Exception) -> None:
+        """End the study with an error that a thread has found."""
+        self._failure = error
+        self._interrupt()
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -68,7 +76,7 @@ class Hold:
                 print(f"{error} The lease ends by itself.", file=sys.stderr)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._lost is not None or self._give_up:
+        if self._lost is not None or self._failure is not None or self._give_up:
             self.check()
         self._stopping = True
         self._wake.set()

@@ -49,24 +49,3 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
         ray.shutdown()
-
-
-def give_back_reserved() -> None:
-    """Free what lost processes of this job had reserved for their workers.
-
-    Ray holds a placement group until the job ends, and what Ray Train has to clean up after a lost
-    controller needs the dashboard, which a workstation's own Ray goes without.
-    """
-    import ray
-    from ray._private.state import state
-    from ray.core.generated import gcs_pb2
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    here = ray.get_runtime_context().get_job_id()
-    # The public table does not tell who made a group.
-    for entry in state._connect_and_get_accessor().get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(entry)  # type: ignore[attr-defined]
-        of_an_actor = not ray.ActorID(group.creator_actor_id).is_nil()
-        lost = of_an_actor and group.creator_actor_dead and not group.is_detached
-        if lost and group.creator_job_id.hex() == here:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raytransfer.errors import UserError
+from raytransfer.folder import Folder
 from raytransfer.schedule.attempts import StudyJob, run_to_its_end
 from raytransfer.study.plan import Trial
 
@@ -27,7 +28,7 @@ def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
         tune_config=tune.TuneConfig(max_concurrent_trials=study.layout.trials_at_once),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=f"{study.study}/ray",
+            storage_path=Folder(study.study).below("ray").uri,
             verbose=0,
             # Its process is lost with its machine; it counts its tries itself.
             failure_config=tune.FailureConfig(max_failures=-1),

@@ -7,6 +7,7 @@ import torch
 
 from raytransfer.data.plan import StreamPlan
 from raytransfer.data.stream import batches, dataset, execution_options
+from raytransfer.folder import Folder
 from raytransfer.train.job import TrialJob
 from raytransfer.train.loop import pinned, train_trial
 
@@ -21,17 +22,21 @@ def fit(job: TrialJob) -> None:
     from ray.train.torch import TorchTrainer
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_SECONDS)
+    resources: dict[str, float] = {"CPU": job.threads, "memory": job.mark}
+    if job.gpu:
+        resources["GPU"] = 1
+    _give_back(resources)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},
         scaling_config=train.ScalingConfig(
             num_workers=job.lanes * job.workers,
             use_gpu=job.gpu,
-            resources_per_worker={"CPU": job.threads, **({"GPU": 1} if job.gpu else {})},
+            resources_per_worker=resources,
         ),
         run_config=train.RunConfig(
             name=job.id,
-            storage_path=f"{job.study}/ray",
+            storage_path=Folder(job.study).below("ray").uri,
             failure_config=train.FailureConfig(
                 max_failures=0,
                 controller_failure_limit=1,  # type: ignore[call-arg]
@@ -47,6 +52,24 @@ def fit(job: TrialJob) -> None:
         ),
     )
     trainer.fit()
+
+
+def _give_back(resources: dict[str, float]) -> None:
+    """Free what an earlier try of this trial had reserved for its workers, if its process was lost.
+
+    Ray holds a placement group until the job ends, and what Ray Train has to remove those of a lost
+    controller needs the dashboard, which a workstation's own Ray goes without.
+    """
+    import ray
+    from ray.util.placement_group import (
+        PlacementGroup,
+        placement_group_table,
+        remove_placement_group,
+    )
+
+    for id, group in placement_group_table().items():
+        if group["state"] != "REMOVED" and resources in group["bundles"].values():
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id))))
 
 
 def _stream_name(lane: int, rank: int) -> str:

@@ -4,11 +4,12 @@
     terminate("driver", at="step 15")  SIGTERM, as a preemption does
     pause("worker", at="step 30")      SIGSTOP: it hangs
     fill_disk(at="step 25")            the study's disk is full, for five seconds
+    drop_store(at="step 25")           the object store does not answer, for five seconds
 
 Processes: worker (whichever comes there first), trial (Tune's process of the trial), driver (the
 command), raylet, gcs (Ray's head), and those whose number a test writes to NAME.pid.
-Moments: start; step N; step N of LABEL, a network of the study; validation; write TEXT (half of a
-file with TEXT in its name is there).
+Moments: start; step N; step N of LABEL, a network of the study; step N of rank R; validation; write
+TEXT (half of a file with TEXT in its name is there).
 
 A moment is reached inside a process of Ray's, which `inject/sitecustomize.py` sees to; each fault
 happens once, however often a study comes to that moment.
@@ -34,7 +35,7 @@ INJECT = Path(__file__).with_name("inject")
 class Fault:
     process: str
     action: int | str
-    """A signal, or disk."""
+    """A signal, disk or drop."""
     at: str
 
 
@@ -52,6 +53,10 @@ def pause(process: str, at: str) -> Fault:
 
 def fill_disk(at: str) -> Fault:
     return Fault("worker", "disk", at)
+
+
+def drop_store(at: str) -> Fault:
+    return Fault("store", "drop", at)
 
 
 def tear(path: Path) -> None:
@@ -141,7 +146,7 @@ class Chaos:
                 return
 
 
-def outcome(study: Path) -> dict[str, tuple[str | None, list[dict[str, object]]]]:
+def outcome(study: Path | str) -> dict[str, tuple[str | None, list[dict[str, object]]]]:
     """What a study came to: every network's hash of its weights, and its lines."""
     folder = StudyFolder(study)
     return {

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from faults import Chaos, fill_disk, kill, outcome, pause, terminate
+from faults import Chaos, drop_store, fill_disk, kill, outcome, pause, terminate
+from pyarrow import fs
 from ray.cluster_utils import Cluster
 
 from raytransfer.data.manifest import demo_shards
@@ -47,10 +49,7 @@ def command(space, study, *options):
 
 @pytest.fixture(scope="module")
 def undisturbed(space):
-    study = space.parent / "undisturbed"
-    words = [sys.executable, "-m", "raytransfer", *map(str, command(space, study))]
-    subprocess.run(words, check=True, capture_output=True, timeout=240)
-    return outcome(study)
+    return calm(space, space.parent / "undisturbed")
 
 
 def check(chaos, study, undisturbed):
@@ -59,8 +58,14 @@ def check(chaos, study, undisturbed):
     assert chaos.happened == chaos.faults
     assert outcome(study) == undisturbed
     assert set(chaos.ends.values()) <= {1}, chaos.ends
-    assert not (study / "checkpoints").exists()
+    assert StudyFolder(study).names("checkpoints") == []
     assert "Traceback" not in chaos.said
+
+
+def calm(space, study, *options):
+    words = [sys.executable, "-m", "raytransfer", *map(str, command(space, study, *options))]
+    subprocess.run(words, check=True, capture_output=True, timeout=240)
+    return outcome(study)
 
 
 def attacked(space, undisturbed, folder, faults, *options, starts=1):
@@ -75,6 +80,7 @@ def attacked(space, undisturbed, folder, faults, *options, starts=1):
 def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
     """One command, which goes on by itself."""
     faults = [
+        kill("trial", at="step 110"),
         kill("worker", at="step 250"),
         kill("worker", at="validation"),
         kill("worker", at="write checkpoints/"),
@@ -97,6 +103,56 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
     assert 75 in chaos.outcomes
     assert "stopped and saved; the same command goes on" in chaos.said
     assert chaos.outcomes.count(0) == 1
+
+
+def test_a_machine_that_loses_its_ray_ends_the_command(space, undisturbed, tmp_path):
+    chaos = attacked(space, undisturbed, tmp_path, [kill("raylet", at="step 320")], starts=2)
+    assert chaos.outcomes == [75, 0]
+    assert "Ray's processes on this machine were lost; the same command goes on" in chaos.said
+
+
+def test_ranks_that_share_a_batch_may_be_lost(tmp_path):
+    """Two processes for one network, the first of which writes for both."""
+    space = tmp_path / "base.py"
+    text = SPACE.replace("steps=600", "steps=200").replace(
+        "validate_every=300", "validate_every=100"
+    )
+    space.write_text(text[: text.index("    yield")] + '    yield Treatment("random:0", "B")\n')
+    options = ("--workers", 2, "--checkpoint-every", 50)
+    faults = [kill("worker", at="step 120 of rank 1"), kill("worker", at="step 170 of rank 0")]
+    attacked(space, calm(space, tmp_path / "calm", *options), tmp_path, faults, *options)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An object store in a process of its own: its number, and the URI of a folder in it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (
+        (tmp_path / "store.log").open("w") as log,
+        subprocess.Popen(words, stdout=log, stderr=log) as running,
+    ):
+        options = f"scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
+        root = f"s3://key:word@bucket/study?{options}&allow_bucket_creation=true"
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                fs.FileSystem.from_uri(root)[0].create_dir("bucket")
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+        yield running.pid, root
+        running.kill()
+
+
+def test_an_object_store_that_does_not_answer_is_waited_for(space, undisturbed, tmp_path, store):
+    number, root = store
+    chaos = Chaos(tmp_path / "chaos", command(space, root), [drop_store(at="step 250")])
+    (chaos.folder / "store.pid").write_text(str(number))
+    chaos.run()
+    check(chaos, root, undisturbed)
 
 
 def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tmp_path):

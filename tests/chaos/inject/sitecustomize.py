@@ -4,6 +4,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 
 FOLDER = Path(os.environ["RAYTRANSFER_CHAOS"])
 FAULTS = json.loads((FOLDER / "faults.json").read_text())
-FULL_SECONDS = 5.0
+AWAY_SECONDS = 5.0
 began = time.time()
+place = 0
 
 
 def reached(moment):
@@ -30,6 +32,10 @@ def reached(moment):
         if fault["action"] == "disk":
             fill(Path(os.environ["RAYTRANSFER_CHAOS_DISK"]) / "filler")
             return
+        if fault["action"] == "drop":
+            os.kill(pid_of("store"), signal.SIGSTOP)
+            threading.Timer(AWAY_SECONDS, os.kill, (pid_of("store"), signal.SIGCONT)).start()
+            return
         os.kill(os.getpid() if own else pid_of(fault["process"]), fault["action"])
         return
 
@@ -39,7 +45,7 @@ def fill(path):
     with suppress(OSError), path.open("wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
-    threading.Timer(FULL_SECONDS, path.unlink).start()
+    threading.Timer(AWAY_SECONDS, path.unlink).start()
 
 
 def note(file, text):
@@ -75,8 +81,8 @@ def around(owner, name):
 def in_loop(module):
     @around(module, "train_trial")
     def train_trial(function, job, feed, device, lane, rank):
-        global began
-        began = time.time()
+        global began, place
+        began, place = time.time(), rank
         reached("start")
         return function(job, feed, device, lane, rank)
 
@@ -85,6 +91,7 @@ def in_cohort(module):
     @around(module.CohortTrainer, "step")
     def step(function, self, number, *batch):
         reached(f"step {number}")
+        reached(f"step {number} of rank {place}")
         for member in self.members:
             reached(f"step {number} of {member.treatment.label}")
         trained = function(self, number, *batch)

@@ -1,0 +1,58 @@
+"""A study that no longer moves at all, as its driver sees it: an end, instead of an endless wait.
+
+A trial that is stuck is noticed by its own process; this is for when that process is lost and Ray
+does not start it again, as where its last machine is gone. (When Ray's head does not answer for a
+minute, Ray itself ends the driver.)
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from raytransfer.errors import StoppedError
+from raytransfer.results.store import EVENTS, StudyFolder
+from raytransfer.schedule.hold import Hold
+from raytransfer.schedule.meanwhile import meanwhile
+
+RAY_LOOK_SECONDS = 3.0
+
+LOOKS = 20
+"""At a study's progress, in the time in which it must move."""
+
+
+@contextmanager
+def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator[None]:
+    """While the block runs, end it where this machine's own Ray is lost, or where nothing of the
+    study has moved for so many seconds. `held` raises the StoppedError."""
+    import ray
+
+    seen: Any = None
+    since = time.monotonic()
+
+    def look_at_ray() -> None:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        if not any(node["Alive"] for node in nodes):
+            held.fail(StoppedError("Ray's processes on this machine were lost"))
+
+    def look_at_progress() -> None:
+        nonlocal seen, since
+        now = folder.progress(), folder.names(EVENTS)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > seconds:
+            held.fail(
+                StoppedError(
+                    f"nothing moved for {seconds:.0f} seconds, and no trial said why: Ray may have "
+                    "no machine left for one"
+                )
+            )
+
+    with meanwhile(look_at_progress, seconds / LOOKS):
+        if "RAY_ADDRESS" in os.environ:
+            # Machines of a cluster come and go.
+            yield
+            return
+        with meanwhile(look_at_ray, RAY_LOOK_SECONDS):
+            yield
