@@ -1,5 +1,6 @@
 """The report page: its content, its bytes, and what a browser sees of it."""
 
+import csv
 import math
 import os
 import re
@@ -9,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from chromium import CHROMIUM, FLAGS
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from raytransfer.errors import UserError
 from raytransfer.report.page import page, write_report
-from raytransfer.results.table import Results, in_study_order, network_row
+from raytransfer.results.statistics import summarise
+from raytransfer.results.table import Results, in_study_order, network_row, write_table
 from raytransfer.study.treatment import Treatment
 
 REASON = "loss became NaN at step 40 </script><img src=x onerror=alert(1)> & more"
@@ -113,6 +117,10 @@ def _finished(treatment: Treatment, curve: list[dict[str, Any]]) -> dict[str, An
         weights_sha256="5f" * 32,
         frozen_sha256=None if treatment.finetuned or not treatment.n else "a0" * 32,
         parent_sha256="77" * 32 if treatment.parent else None,
+        **{
+            f"moved_{layer}": 0.0 if layer <= treatment.frozen_layers else 0.1 * layer
+            for layer in range(1, 9)
+        },
     )
 
 
@@ -157,11 +165,11 @@ def opened(browser: Browser, path: Path, **settings: Any) -> Iterator[Page]:
     tab.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.goto(path.as_uri())
-    for plot in tab.locator(".plot").all():
-        plot.locator(".scatterlayer .trace").first.wait_for(state="attached", timeout=60_000)
+    tab.wait_for_selector("html[data-drawn=all]", state="attached", timeout=60_000)
     yield tab
     context.close()
-    assert requests == [path.as_uri()]
+    # Images that are downloaded are made from parts of the page's own.
+    assert [url for url in requests if not url.startswith("blob:")] == [path.as_uri()]
     assert complaints == []
 
 
@@ -197,14 +205,16 @@ def test_policy_allows_no_request_and_no_other_script(report: Path) -> None:
 def test_figures_are_drawn(tab: Page) -> None:
     for figure, points in (("figure-2", 200), ("figure-3", 100)):
         assert tab.locator(f"#{figure}-plot .scatterlayer .points path").count() > points
+    assert tab.locator("#decomposition-plot .barlayer .point").count() == 14
     assert tab.locator("#curves-plot .scatterlayer .lines path").count() >= 16
+    assert tab.locator("#movement-plot .scatterlayer .trace").count() >= 5
 
 
 def test_figures_offer_no_upload(tab: Page) -> None:
     buttons = tab.locator("#figure-2-plot .modebar-btn").evaluate_all(
         "buttons => buttons.map((button) => button.dataset.title)"
     )
-    assert "Download plot" in buttons
+    assert "Zoom" in buttons
     assert not [title for title in buttons if "share" in title.lower()]
 
 
@@ -223,20 +233,174 @@ def test_legend_takes_a_series_out_of_both_panels(tab: Page) -> None:
     expect(traces).to_have_count(before - 3)
     visible = tab.evaluate(
         "document.getElementById('figure-2-plot').data"
-        ".filter((trace) => trace.legendgroup === 'AnB').map((trace) => trace.visible)"
+        ".filter((trace) => trace.meta.series === 'AnB').map((trace) => trace.visible)"
     )
     assert visible == ["legendonly"] * 3
+    entry.locator(".legendtoggle").click()
+    expect(traces).to_have_count(before)
 
 
-def test_menus_choose_the_view_and_the_curves(tab: Page) -> None:
-    tab.locator("[data-figure=figure-2] select").select_option(
-        label="dissimilar, target B: change against the own base"
-    )
-    expect(tab.locator("#figure-2-plot .annotation").first).to_contain_text("against the own base")
+def figure_menu(tab: Page, figure: str, place: int) -> Locator:
+    return tab.locator(f"[data-figure={figure}] select[data-view='{place}']")
+
+
+def test_menus_choose_networks_score_and_reading(tab: Page) -> None:
+    networks, score, reading = (figure_menu(tab, "figure-2", place) for place in range(3))
+    options = networks.locator("option").all_text_contents()
+    assert options[:3] == ["random splits", "random splits, target A", "random splits, target B"]
+    assert {"random:0, target B", "random:1", "dissimilar, target B"} < set(options)
+    title = tab.locator("#figure-2-plot .annotation").first
+    networks.select_option("dissimilar, target B")
+    reading.select_option("change against the own base")
+    expect(title).to_contain_text("change against the own base: top-1, final, points")
+    score.select_option("loss")
+    expect(title).to_contain_text("change against the own base: loss, nats")
+    assert networks.input_value() == "dissimilar, target B"
+    for menu, choice in ((networks, "random splits"), (score, "top-1, final"), (reading, "score")):
+        menu.select_option(choice)
+    expect(title).to_contain_text("each network: top-1, final, %")
+
+
+def test_menus_choose_the_curves_and_what_they_run_along(tab: Page) -> None:
     tab.locator("[data-menu=series]").select_option("RnB")
     legend = tab.locator("#curves-plot .legend")
     legend.get_by_text("random:0.R7A.s0").wait_for()
     assert "random:0.B7A.s0" not in (legend.text_content() or "")
+    tab.locator("[data-along]").select_option("images")
+    expect(tab.locator("#curves-plot .x3title")).to_have_text("images")
+    ends = tab.evaluate("document.getElementById('curves-plot').data[0].x.at(-1)")
+    assert ends == 128 * 1000
+
+
+def test_results_of_2014_are_laid_over(tab: Page) -> None:
+    drawn = (
+        "document.getElementById('figure-2-plot').data.filter((t) => t.meta.overlay && t.visible)"
+    )
+    assert tab.evaluate(f"{drawn}.length") == 0
+    box = tab.locator("[data-figure=figure-2] [data-overlay]")
+    box.check()
+    tab.wait_for_function(f"{drawn}.length === 5")
+    shown = tab.evaluate(f"{drawn}.map((trace) => [trace.name, trace.y])")
+    assert ["2014: base", [62.51]] in shown
+    assert ["2014: AnB", [62.82, 62.39, 61.89, 59.98, 57.8, 58.06, 54.25]] in shown
+    box.uncheck()
+
+
+def test_colours_are_for_all_eyes_or_the_papers(tab: Page) -> None:
+    color = (
+        "document.getElementById('figure-2-plot').data"
+        ".find((t) => t.meta.series === 'AnB' && t.customdata).marker.color"
+    )
+    assert tab.evaluate(color) == "#d55e00"
+    tab.locator("#look").select_option("paper")
+    tab.wait_for_function(f"{color} === '#8c1515'")
+    tab.locator("#look").select_option("safe")
+    tab.wait_for_function(f"{color} === '#d55e00'")
+
+
+def test_a_point_finds_its_row_and_curve_and_a_row_its_point(tab: Page) -> None:
+    id = "random:1.A4B.s1"
+    place = tab.evaluate(
+        """(id) => {
+          const plot = document.getElementById("figure-2-plot");
+          const trace = plot.data.find((one) => one.customdata?.includes(id));
+          const axes = plot._fullLayout, box = plot.getBoundingClientRect();
+          const at = trace.customdata.indexOf(id);
+          plot.scrollIntoView();
+          const top = plot.getBoundingClientRect().top;
+          return [
+            box.left + axes.xaxis._offset + axes.xaxis.d2p(trace.x[at]),
+            top + axes.yaxis._offset + axes.yaxis.d2p(trace.y[at]),
+          ];
+        }""",
+        id,
+    )
+    tab.mouse.click(*place)
+    row = tab.locator(f"tr[data-id='{id}']")
+    expect(row).to_have_class(re.compile("picked"))
+    expect(row.locator(".pick")).to_have_attribute("aria-pressed", "true")
+    expect(tab.locator("#picked")).to_contain_text(id)
+    legend = tab.locator("#curves-plot .legend")
+    expect(legend.get_by_text(id)).to_have_count(1)
+    other = tab.locator("tr[data-id='random:0.B2B.s0'] .pick")
+    other.focus()
+    other.press("Enter")
+    emphasised = (
+        "document.getElementById('figure-2-plot').data.flatMap("
+        "(t) => (t.selectedpoints ?? []).map((i) => t.customdata[i]))"
+    )
+    tab.wait_for_function(f"{emphasised}.length === 2")
+    assert set(tab.evaluate(emphasised)) == {id, "random:0.B2B.s0"}
+    for button in tab.locator("#picked button").all()[::-1]:
+        button.click()
+    expect(tab.locator("#picked")).to_be_hidden()
+
+
+def test_table_is_filtered_and_sorted(tab: Page) -> None:
+    tab.locator("#filter").fill("random:1 a5b")
+    expect(tab.locator("#count")).to_have_text("4 networks")
+    tab.locator("#state").select_option("failed")
+    expect(tab.locator("#count")).to_have_text("1 network")
+    assert tab.locator("#all-networks tbody tr:visible").get_attribute("data-id") == (
+        "random:1.A5B.s0"
+    )
+    tab.locator("#filter").fill("")
+    tab.locator("#state").select_option("")
+    heading = tab.locator("#all-networks th", has_text="top-1").first
+    for direction, sign in (("ascending", 1), ("descending", -1)):
+        heading.locator("button").click()
+        expect(heading).to_have_attribute("aria-sort", direction)
+        shown = tab.locator("#all-networks tbody td:nth-child(3)").all_text_contents()
+        scores = [sign * float(score) for score in shown if score]
+        assert scores == sorted(scores)
+        assert shown[-2:] == ["", ""]  # the networks that have no score
+
+
+def test_downloads_are_the_results_and_the_drawn_numbers(
+    tab: Page, results: Results, tmp_path: Path
+) -> None:
+    def downloaded(button: Locator) -> str:
+        with tab.expect_download() as waiting:
+            button.click()
+        waiting.value.save_as(tmp_path / waiting.value.suggested_filename)
+        return waiting.value.suggested_filename
+
+    write_table(results, tmp_path / "exported.csv")
+    assert downloaded(tab.locator("#results-csv")) == "results.csv"
+    assert (tmp_path / "results.csv").read_bytes() == (tmp_path / "exported.csv").read_bytes()
+
+    figure = tab.locator("[data-figure=figure-2]")
+    downloaded(figure.get_by_role("button", name="CSV"))
+    with (tmp_path / "figure-2.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = {row["treatment"]: row["top1"] for row in results.networks}
+    networks = {row["network"]: float(row["value"]) for row in rows if row["what"] == "network"}
+    assert len(networks) == len(summarise(results).groups["random"].networks)
+    assert all(abs(100 * scores[id] - value) < 1e-4 for id, value in networks.items())
+    cell = summarise(results).groups["random"].series["AnB"][4].score
+    mean = next(
+        row for row in rows if (row["what"], row["series"], row["n"]) == ("mean", "AnB", "4")
+    )
+    told = [float(mean[name]) for name in ("value", "low", "high", "networks")]
+    assert told == pytest.approx(
+        [100 * cell.mean, 100 * cell.low, 100 * cell.high, cell.n], abs=1e-4
+    )
+
+    downloaded(figure.get_by_role("button", name="SVG"))
+    assert re.match(r'<svg [^>]*width="672"', (tmp_path / "figure-2.svg").read_text())
+    downloaded(figure.get_by_role("button", name="PNG"))
+    with Image.open(tmp_path / "figure-2.png") as image:
+        assert image.width == 2100  # 7 inches of 300 dots
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(browser: Browser, report: Path, scheme: str) -> None:
+    for tab in opened(browser, report, color_scheme=scheme):
+        for details in tab.locator("details").all():
+            details.evaluate("(one) => { one.open = true; }")
+        tab.locator("tr[data-id] .pick").first.click()
+        found = Axe().run(tab)
+        assert found.violations_count == 0, found.generate_report()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +430,9 @@ def test_curves_of_bases_alone_are_drawn(
     curves = {row["treatment"]: results.curves[row["treatment"]][:1] for row in bases}
     write_report(Results(bases, curves), tmp_path / "report.html")
     for tab in opened(browser, tmp_path / "report.html"):
-        expect(tab.locator("#curves-plot .scatterlayer .trace")).to_have_count(4)
+        expect(tab.locator("#curves-plot .scatterlayer .trace")).to_have_count(
+            5
+        )  # a curve and a loss of two, and one learning rate
 
 
 @pytest.mark.parametrize("kept", ["base", "base, untrained", "nothing finished", "nothing"])

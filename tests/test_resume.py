@@ -129,6 +129,16 @@ def folder(tmp_path, _whole_at_once):
     return StudyFolder(tmp_path)
 
 
+def test_rows_say_how_far_each_layer_went(folder):
+    train(trial_job(trial(), study_job(folder)))
+    for label in LABELS[:1] + LABELS[2:]:
+        network = treatment(label)
+        done = folder.done(network)
+        went = [done[f"moved_{layer}"] for layer in range(1, 9)]
+        assert all(way == 0 for way in went[: network.frozen_layers])
+        assert all(0 < way < 100 for way in went[network.frozen_layers :])
+
+
 def goes_on(folder, undisturbed, start_step):
     job = trial_job(trial(), study_job(folder))
     assert {c.stream.start_step for c in job.cohorts(0)[0]} == {start_step}

@@ -9,7 +9,14 @@ import pytest
 
 from raytransfer.errors import UserError
 from raytransfer.results.intervals import Estimate, clustered, difference, estimate
-from raytransfer.results.statistics import Boost, Group, Summary, summarise
+from raytransfer.results.statistics import (
+    Boost,
+    Group,
+    Summary,
+    split_groups,
+    statistics_of,
+    summarise,
+)
 from raytransfer.results.table import Results, network_row
 from raytransfer.results.text import percent, points, tables
 from raytransfer.study.treatment import Treatment
@@ -254,7 +261,28 @@ def test_the_statistic_can_be_the_paper_s() -> None:
     with pytest.raises(UserError, match=r"random:0.baseB.s0 has no top1_best10"):
         summarise(study({"random:0.baseB.s0": 0.6}), "top1_best10")
     with pytest.raises(UserError, match="statistic is one of top1, top1_best10"):
-        summarise(results, "top5")  # type: ignore[arg-type]
+        summarise(results, "top2")  # type: ignore[arg-type]
+
+
+def test_losses_differ_in_nats() -> None:
+    networks = {"random:0.baseB.s0": 0.6, "random:0.A3B.s0": 0.5}
+    rows = study(networks).networks
+    losses = Results(tuple(row | {"loss": 2 - row["top1"]} for row in rows))
+    change = summarise(losses, "loss").groups["random"].series["AnB"][3].change
+    assert change is not None
+    assert change.mean == pytest.approx(0.1)
+    assert statistics_of(losses) == ["top1", "loss"]
+
+
+def test_random_splits_are_pooled_and_apart() -> None:
+    names = ("random:0.baseB.s0", "random:1.baseB.s0", "manmade-natural.baseB.s0")
+    results = study(dict(zip(names, (0.6, 0.7, 0.4), strict=True)))
+    apart = split_groups(results)
+    assert {name: group.networks for name, group in apart.items()} == {
+        "random:0": names[:1],
+        "random:1": names[1:2],
+    }
+    assert summarise(results).groups["random"].networks == names[:2]
 
 
 def test_json_is_plain_and_shaped_as_documented() -> None:

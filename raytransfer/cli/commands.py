@@ -50,7 +50,6 @@ def demo(*, out: Path = Path("raytransfer-demo")) -> int:
         out: Folder for the study and report.html. Again with the same one: only what is left.
     """
     from raytransfer.data.manifest import demo_shards
-    from raytransfer.report.page import write_report
     from raytransfer.results.statistics import STATISTICS, summarise
     from raytransfer.results.text import scores
     from raytransfer.schedule.driver import prepare_study
@@ -59,8 +58,7 @@ def demo(*, out: Path = Path("raytransfer-demo")) -> int:
     for group in summarise(results).groups.values():
         table = scores(group.studied[0], STATISTICS["top1"])
         print_table(table.title, table.header, table.rows)
-    write_report(results, out / "report.html")
-    print(out / "report.html")
+    report(str(out / "study"), out=out / "report.html")
     return _status(results)
 
 
@@ -215,15 +213,18 @@ def report(source: StudyOrTable, *, out: Path | None = None, statistic: Statisti
         statistic: Final validation top-1, or the mean of the ten highest (the paper's).
     """
     from raytransfer.report.page import write_report
+    from raytransfer.results.filters import first_filters
+    from raytransfer.results.store import StudyFolder
 
     results = _read(source)
+    filters = first_filters(StudyFolder(source), results) if results.provenance else {}
     if out is None:
         if "://" in source:
             raise UserError(f"A report on {source} is written to a local file: name it with --out.")
         out = Path(source) / "report.html"
         if Path(source).is_file():
             out = Path(source).with_suffix(".html")
-    write_report(results, out, statistic)
+    write_report(results, out, statistic, filters)
     print(out)
 
 

@@ -76,6 +76,16 @@ def layers_sha256(weights: Mapping[str, Tensor], layers: int) -> str:
     return digest.hexdigest()
 
 
+def moved(start: Mapping[str, Tensor], end: Mapping[str, Tensor], layers: int) -> list[float]:
+    """How far each layer's weights went: the distance from their start, over the start's norm."""
+    distances = []
+    for number in range(1, layers + 1):
+        weight, _ = layer_names(number)
+        begun, ended = start[weight].double(), end[weight].cpu().double()
+        distances.append(float((ended - begun).norm() / begun.norm()))
+    return distances
+
+
 def after_weights(layer: Layer, x: Tensor, networks: int = 1) -> Tensor:
     """What follows a layer's weights: ReLU, max-pool, response normalisation.
 

@@ -1,84 +1,93 @@
-"""Training curves: validation top-1 and training loss against steps, by network."""
+"""Training curves: validation top-1, training loss and learning rate, by network."""
 
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
+from raytransfer.report.drawing import Trace, View, panels, rounded
 from raytransfer.results.table import Results, series_of
 
 POINTS = 80
 """At most so many points of a curve are drawn; a page of 250 long networks stays small."""
 
-BASE_COLOR = "#7a828e"
+BASE_COLOR = "#6b7280"
 COLORS = ("#4c6ef5", "#1c98cf", "#12a08c", "#5f9f26", "#c08f00", "#e0690f", "#d6336c")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 """Colour and dash by n = 1 to 7."""
 
+PANELS = (
+    ("top1", 100.0, "validation top-1, %"),
+    ("train_loss", 1.0, "training loss, nats an image"),
+    ("learning_rate", 1.0, "learning rate"),
+)
 
-def curves_figure(results: Results) -> go.Figure | None:
-    """Two panels, a trace a network in each; the page's menus choose which of them are seen.
 
-    Each trace's `meta` tells the menus its split, target and series. None without any curve.
+def curves_figure(results: Results) -> View | None:
+    """Three panels, a trace a network in the first two; the page's menus choose which are seen.
+
+    Each trace's `meta` tells the menus its split, target and series, and its network's id; what is
+    drawn along steps is drawn along images by `images`, those of a step. None without any curve.
     """
     drawn = [row for row in results.networks if results.curves.get(row["treatment"])]
     if not drawn:
         return None
-    figure = make_subplots(
-        rows=2,
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.09,
-        subplot_titles=("validation top-1, %", "training loss, nats an image"),
-    )
+    layout = panels([title for *_, title in PANELS], [0.42, 0.36, 0.22], height=860)
+    for name in [name for name in layout if name.startswith("xaxis")]:
+        layout[name]["rangemode"] = "tozero"
+    layout["xaxis3"]["title"]["text"] = "steps"
+    data: list[Trace] = []
+    rates: dict[tuple[Any, ...], Trace] = {}
+    numbers: list[tuple[Any, ...]] = [("network", "step", "images", "top1", "train_loss")]
     for row in drawn:
         curve = results.curves[row["treatment"]]
-        base = row["kind"] == "base"
-        line = {
+        for panel, (key, scale, _) in enumerate(PANELS, 1):
+            trace = _trace(row, curve, key, scale, panel)
+            if key != "learning_rate":
+                data.append(trace)
+                continue
+            # Networks of one recipe have one schedule: it is drawn once.
+            rates.setdefault((*trace["x"], *trace["y"]), trace)
+        numbers += [
+            (row["treatment"], *(one.get(name) for name in numbers[0][1:])) for one in curve
+        ]
+    for trace in rates.values():
+        data.append(trace | {"name": "learning rate", "line": {"color": BASE_COLOR, "width": 2}})
+    return View((), {"data": data, "layout": layout}, tuple(numbers))
+
+
+def _trace(
+    row: dict[str, Any], curve: list[dict[str, Any]], key: str, scale: float, panel: int
+) -> Trace:
+    points = thinned([one for one in curve if one.get(key) is not None])
+    base = row["kind"] == "base"
+    number = "" if panel == 1 else str(panel)
+    last = curve[-1]
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(points) > 1 else "markers",
+        "xaxis": f"x{number}",
+        "yaxis": f"y{number}",
+        "x": [one["step"] for one in points],
+        "y": [float(f"{scale * one[key]:.5g}") for one in points],
+        "line": {
             "color": BASE_COLOR if base else COLORS[row["n"] - 1],
             "dash": "solid" if base else DASHES[row["n"] - 1],
             "width": 3 if base else 1.8,
-        }
-        for panel, key, scale in ((1, "top1", 100.0), (2, "train_loss", 1.0)):
-            points = thinned([one for one in curve if one.get(key) is not None])
-            figure.add_trace(
-                go.Scatter(
-                    x=[one["step"] for one in points],
-                    y=[round(scale * one[key], 4) for one in points],
-                    mode="lines" if len(points) > 1 else "markers",
-                    line=line,
-                    name=row["treatment"],
-                    legendgroup=row["treatment"],
-                    showlegend=panel == 1,
-                    meta={
-                        "split": row["split"],
-                        "target": row["target"],
-                        "series": series_of(row),
-                    },
-                    hovertemplate="<b>%{fullData.name}</b><br>step %{x}<br>%{y}<extra></extra>",
-                ),
-                row=panel,
-                col=1,
-            )
-    figure.update_layout(
-        template="none",
-        height=680,
-        margin={"l": 46, "r": 14, "t": 34, "b": 48},
-        hovermode="closest",
-        hoverlabel={"align": "left"},
-        legend={"orientation": "h", "x": 0, "y": -0.15, "yanchor": "top"},
-    )
-    figure.update_xaxes(
-        zeroline=False, showgrid=False, ticks="outside", ticklen=4, rangemode="tozero"
-    )
-    figure.update_xaxes(title_text="steps", title_font_size=13, title_standoff=8, row=2)
-    figure.update_yaxes(automargin=True, nticks=7, zeroline=False)
-    figure.update_annotations(x=0, xanchor="left", font_size=13)
-    return figure
+        },
+        "name": row["treatment"],
+        "legendgroup": row["treatment"],
+        "showlegend": panel == 1,
+        "meta": {
+            "network": row["treatment"] if key != "learning_rate" else "",
+            "split": row["split"],
+            "target": row["target"],
+            "series": series_of(row),
+            "images": rounded(last["images"] / last["step"]) if last.get("images") else 0,
+        },
+        "hovertemplate": "<b>%{fullData.name}</b><br>%{x:,}<br>%{y}<extra></extra>",
+    }
 
 
 def menus(results: Results) -> dict[str, list[str]]:
-    """The choices of the page's menus; a network is seen where all three agree with it.
+    """The choices of the page's menus; a network is seen where all agree with it.
 
     Bases of the chosen split and target are always seen.
     """

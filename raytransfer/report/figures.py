@@ -1,68 +1,143 @@
-"""The paper's Figures 2 and 3, as plotly figures with one view for each reading of them."""
+"""The paper's Figures 2 and 3 and the decomposition of the fall, one view for each reading."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
-from raytransfer.results import text
+from raytransfer.report import published
+from raytransfer.report.drawing import (
+    LOOKS,
+    Look,
+    Trace,
+    View,
+    along_layers,
+    bands,
+    beside,
+    line,
+    named,
+    overlay,
+    panels,
+    points,
+    rounded,
+)
 from raytransfer.results.intervals import Estimate
-from raytransfer.results.statistics import Cell, Group, Summary, changes
+from raytransfer.results.statistics import (
+    SCALES,
+    Group,
+    Statistic,
+    Summary,
+    changes,
+    split_groups,
+    statistics_of,
+    summarise,
+)
 from raytransfer.results.table import SERIES, Results, series_of
 from raytransfer.study.treatment import LAYERS
 
 Row = Mapping[str, Any]
 
+FIGURE_2_MENUS = ("networks", "score", "shown as")
+DECOMPOSITION_MENUS = ("networks",)
 
-@dataclass(frozen=True)
-class Look:
-    """How a series is drawn; shape and dash tell series apart where colour does not."""
+ABSOLUTE, RELATIVE = "score", "change against the own base"
 
-    color: str
-    symbol: str
-    dash: str
-    meaning: str
-
-
-LOOKS: dict[str, Look] = {
-    "base": Look("#7a828e", "circle", "solid", "trained from scratch"),
-    "BnB": Look("#2563c9", "square", "solid", "selffer, frozen"),
-    "BnB+": Look("#3ea3e8", "diamond", "dash", "selffer, fine-tuned"),
-    "AnB": Look("#cf3f2e", "triangle-up", "solid", "transfer, frozen"),
-    "AnB+": Look("#e8952e", "triangle-down", "dash", "transfer, fine-tuned"),
-    "RnB": Look("#8e5bd0", "x", "dot", "untrained filters"),
+SCORES: dict[Statistic, str] = {
+    "top1": "top-1, final",
+    "top1_best10": "top-1, mean of the ten best",
+    "top5": "top-5",
+    "loss": "loss",
 }
-OTHERS = ("#0f9d84", "#b5489a", "#7d8a1c", "#5b6bd6")
+
+OTHERS = ("#009e73", "#8a8a00", "#5b6bd6", "#b5489a")
 """Colours of further splits in Figure 3."""
 
+PARTS = {"co-adaptation": "#0072b2", "specificity": "#d55e00"}
+
 
 @dataclass(frozen=True)
-class View:
-    """One choice of a figure's menu."""
+class Measure:
+    """A statistic, as its own value or against the own base, with its unit."""
 
-    name: str
-    figure: go.Figure
+    statistic: Statistic
+    relative: bool
+
+    @property
+    def scale(self) -> float:
+        """Of the values; differences have theirs already."""
+        return 1 if self.relative else SCALES[self.statistic]
+
+    @property
+    def unit(self) -> str:
+        if self.statistic == "loss":
+            return "nats"
+        return "points" if self.relative else "%"
+
+    @property
+    def title(self) -> str:
+        change = "change against the own base: " if self.relative else ""
+        return f"{change}{SCORES[self.statistic]}, {self.unit}"
+
+    def shown(self, value: float) -> str:
+        digits = 4 if self.statistic == "loss" else 2
+        sign = "+" if self.relative else ""
+        return f"{value:{sign}.{digits}f} {self.unit}"
 
 
-def figure_2(results: Results, summary: Summary) -> list[View]:
-    """Every network and the means, against n: top-1, and the change against the own base."""
+def figure_2(results: Results, first: Statistic) -> list[View]:
+    """Every network and the means, against n: for pooled and single splits and each target, for
+    each score, as such and as the change against the own base."""
+    found = statistics_of(results)
     views = []
-    for group in summary.groups.values():
-        for part in (part for part in group.studied if part.networks):
-            rows = _finished(results, part)
+    for statistic in sorted(found, key=lambda name: name != first):
+        gained = changes(results.networks, statistic)
+        summary = summarise(results, statistic)
+        for name, group in groups_of(results, summary).items():
+            rows = finished(results, group)
             for relative in (False, True):
-                if relative and not any(c.change for c in _cells(part)):
+                if relative and not any(row["treatment"] in gained for row in rows):
                     continue
-                measure = "change against the own base" if relative else "top-1 accuracy"
-                figure = _networks_and_means(rows, part, summary, relative)
-                views.append(View(f"{part.name}: {measure}", figure))
+                measure = Measure(statistic, relative)
+                figure, numbers = _networks_and_means(rows, group, measure, gained)
+                choice = (name, SCORES[statistic], RELATIVE if relative else ABSOLUTE)
+                views.append(View(choice, figure, numbers))
     return views
 
 
-def figure_3(results: Results, summary: Summary) -> go.Figure | None:
+def groups_of(results: Results, summary: Summary) -> dict[str, Group]:
+    """What a figure may be over, by name: splits pooled and apart, and each target of theirs."""
+    splits = split_groups(results, summary.statistic)
+    groups = [*summary.groups.values(), *(splits.values() if len(splits) > 1 else ())]
+    return {part.name: part for group in groups for part in group.studied if part.networks}
+
+
+def finished(results: Results, group: Group) -> list[Row]:
+    ids = set(group.networks)
+    return [row for row in results.networks if row["treatment"] in ids]
+
+
+def decomposition(results: Results, summary: Summary) -> list[View]:
+    """How much of the fall is co-adaptation (base - BnB) and how much specificity (BnB - AnB)."""
+    views = []
+    for name, group in groups_of(results, summary).items():
+        kinds = {"co-adaptation": group.co_adaptation, "specificity": group.specificity}
+        if not any(kinds.values()):
+            continue
+        layout = panels(["points of top-1 lost, 95 % intervals"], [1], height=440)
+        along_layers(layout, base=False)
+        # Bars of one n are added up, those below 0 apart from those above.
+        layout |= {"barmode": "relative", "bargap": 0.45}
+        layout["yaxis"]["zeroline"] = True
+        data = [_bars(kind, kinds[kind], color) for kind, color in PARTS.items() if kinds[kind]]
+        numbers = (
+            ("part", "n", "points", "low", "high", "pairs"),
+            *((kind, n, *_numbers(e)) for kind in kinds for n, e in sorted(kinds[kind].items())),
+        )
+        views.append(View((name,), {"data": data, "layout": layout}, numbers))
+    return views
+
+
+def figure_3(results: Results, summary: Summary) -> View | None:
     """Transfer in every group, and untrained filters, relative to the own base.
 
     None where there are neither several splits to compare nor untrained filters.
@@ -77,259 +152,225 @@ def figure_3(results: Results, summary: Summary) -> go.Figure | None:
             look = LOOKS[series]
             if any(series == other for *_, other in lines):
                 symbol = {"AnB": "star-triangle-up", "RnB": "cross"}[series]
-                look = Look(next(further), symbol, "dashdot", look.meaning)
-            lines.append((f"{group.name}: {look.meaning} ({series})", look, group, series))
+                look = Look(next(further), symbol, "dashdot")
+            lines.append((f"{group.name}: {named(series)}", look, group, series))
     if len(lines) < 2 and not any(series == "RnB" for *_, series in lines):
         return None
-    title = "change against the own base, points"
-    figure = make_subplots(rows=1, cols=1, subplot_titles=(title,))
+    measure = Measure(summary.statistic, relative=True)
+    layout = panels([measure.title], [1], height=480)
+    along_layers(layout, base=False)
+    layout["yaxis"]["zeroline"] = True
     gained = changes(results.networks, summary.statistic)
+    data: list[Trace] = []
+    numbers: list[tuple[Any, ...]] = [_HEADER]
     for place, (name, look, group, series) in enumerate(lines):
-        changed = _estimates(group, series, relative=True)
-        rows = [
-            row
-            for row in _finished(results, group)
-            if series_of(row) == series and row["treatment"] in gained
-        ]
-        offset = _offset(place, len(lines))
-        _add_band(figure, changed, look, name)
-        figure.add_trace(
-            go.Scatter(
-                x=[row["n"] + offset for row in rows],
-                y=[gained[row["treatment"]] for row in rows],
-                text=[_network_hover(row, group, gained, summary) for row in rows],
-                mode="markers",
-                marker=_marker(look, size=6, opacity=0.55),
-                hovertemplate="%{text}<extra></extra>",
-                name=name,
-                legendgroup=name,
-                showlegend=False,
-            )
-        )
-        figure.add_trace(_means(changed, look, name, name, relative=True))
-    _finish(figure, height=480)
-    figure.update_xaxes(_layers_axis(base=False))
-    figure.update_yaxes(zeroline=True)
-    return figure
+        meta = {"series": series} if look is LOOKS[series] else {}
+        values = estimates(group, series, measure)
+        rows = [row for row in finished(results, group) if series_of(row) == series]
+        offset = beside(place, len(lines))
+        stand = list(_standing(rows, group, measure, gained, offset))
+        data += bands(name, look, values, meta=meta)
+        data.append(points(name, look, stand, meta=meta, size=6) | {"showlegend": False})
+        data.append(line(name, look, _told(name, values, measure), meta=meta))
+        numbers += _rows(series, stand, values, measure, split=group.name)
+    if summary.statistic in ("top1", "top1_best10"):
+        untrained = [100 * (top1 - published.UNTRAINED_BASE) for top1 in published.UNTRAINED]
+        for series, values_2014, what in (
+            ("AnB", published.CHANGES["AnB"], "random splits: AnB"),
+            ("AnB", published.DISSIMILAR, "man-made and natural: AnB"),
+            ("RnB", untrained, "untrained filters"),
+        ):
+            data.append(overlay(f"2014, {what}", LOOKS[series], dict(enumerate(values_2014, 1))))
+    return View((), {"data": data, "layout": layout}, tuple(numbers))
 
 
-def _networks_and_means(
-    rows: Sequence[Row], group: Group, summary: Summary, relative: bool
-) -> go.Figure:
-    measure = "change against the own base, points" if relative else "top-1, %"
-    figure = make_subplots(
-        rows=2,
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.09,
-        row_heights=[0.54, 0.46],
-        subplot_titles=(f"each network: {measure}", f"means, 95 % intervals: {measure}"),
-    )
-    gained = changes(rows, summary.statistic)
-    shown = [s for s in SERIES if s in group.series and not (relative and s == "base")]
-    for place, series in enumerate(shown):
-        look = LOOKS[series]
-        # A base has a place of its own on the axis, so only the others stand side by side.
-        offset = 0.0 if series == "base" else _offset(place, len(shown))
-        mine = [
-            row
-            for row in rows
-            if series_of(row) == series and (not relative or row["treatment"] in gained)
-        ]
-        name = f"{series} ({look.meaning})" if series != "base" else "base"
-        # The paper keeps untrained filters for its Figure 3: they would flatten all the rest.
-        visible = "legendonly" if series == "RnB" and len(shown) > 2 else True
-        figure.add_trace(
-            go.Scatter(
-                x=[row["n"] + offset for row in mine],
-                y=[
-                    gained[row["treatment"]] if relative else 100 * row[summary.statistic]
-                    for row in mine
-                ],
-                text=[_network_hover(row, group, gained, summary) for row in mine],
-                mode="markers",
-                marker=_marker(look, size=8, opacity=0.7),
-                hovertemplate="%{text}<extra></extra>",
-                name=name,
-                legendgroup=series,
-                showlegend=True,
-            ),
-            row=1,
-            col=1,
-        )
-        cells = _estimates(group, series, relative)
-        _add_band(figure, cells, look, series, row=2, scale=1 if relative else 100)
-        figure.add_trace(_means(cells, look, name, series, relative), row=2, col=1)
-        figure.data[-1].showlegend = False
-        figure.update_traces(visible=visible, selector={"legendgroup": series})
-    base = group.series.get("base", {}).get(0)
-    if base and not relative:
-        for row_number in (1, 2):
-            figure.add_hline(
-                y=100 * base.score.mean,
-                line={"color": LOOKS["base"].color, "width": 1, "dash": "dot"},
-                row=row_number,
-                col=1,
-            )
-    _mark_missing(figure, group, first=1 if relative else 0)
-    _finish(figure, height=720)
-    figure.update_xaxes(_layers_axis(base=not relative))
-    figure.update_xaxes(title_text=None, showticklabels=True, row=1)
-    figure.update_yaxes(zeroline=relative)
-    return figure
-
-
-def _cells(group: Group) -> list[Cell]:
-    return [cell for cells in group.series.values() for cell in cells.values()]
-
-
-def _estimates(group: Group, series: str, relative: bool) -> dict[int, Estimate]:
-    found = {n: c.change if relative else c.score for n, c in group.series[series].items()}
+def estimates(group: Group, series: str, measure: Measure) -> dict[int, Estimate]:
+    cells = group.series[series]
+    found = {n: cell.change if measure.relative else cell.score for n, cell in cells.items()}
     return {n: value for n, value in found.items() if value is not None}
 
 
-def _finished(results: Results, group: Group) -> list[Row]:
-    ids = set(group.networks)
-    return [row for row in results.networks if row["treatment"] in ids]
+_HEADER = ("what", "series", "n", "network", "value", "low", "high", "networks")
 
 
-def _offset(place: int, count: int) -> float:
-    """Where a series stands beside its n, so that points of equal height stay apart."""
-    return round(0.09 * (place - (count - 1) / 2), 3)
+def _networks_and_means(
+    rows: Sequence[Row], group: Group, measure: Measure, gained: Mapping[str, float]
+) -> tuple[dict[str, Any], tuple[tuple[Any, ...], ...]]:
+    titles = [f"each network: {measure.title}", f"means, 95 % intervals: {measure.title}"]
+    layout = panels(titles, [0.54, 0.46], height=720)
+    along_layers(layout, base=not measure.relative)
+    relative = measure.relative
+    shown = [s for s in SERIES if s in group.series and not (relative and s == "base")]
+    data: list[Trace] = []
+    numbers: list[tuple[Any, ...]] = [_HEADER]
+    for place, series in enumerate(shown):
+        look, name, meta = LOOKS[series], named(series), {"series": series}
+        # A base has a place of its own on the axis, so only the others stand side by side.
+        offset = 0.0 if series == "base" else beside(place, len(shown))
+        mine = [row for row in rows if series_of(row) == series]
+        stand = list(_standing(mine, group, measure, gained, offset))
+        values = estimates(group, series, measure)
+        mean = line(name, look, _told(name, values, measure), meta=meta, panel=2)
+        traces = [
+            points(name, look, stand, meta=meta),
+            *bands(name, look, values, meta=meta, panel=2, scale=measure.scale),
+            mean | {"showlegend": False},
+        ]
+        if series == "RnB" and len(shown) > 2:
+            # The paper keeps untrained filters for its Figure 3: they would flatten all the rest.
+            traces = [trace | {"visible": "legendonly"} for trace in traces]
+        data += traces
+        numbers += _rows(series, stand, values, measure)
+    data += _overlays(group, measure)
+    base = group.series.get("base", {}).get(0)
+    if relative:
+        layout["yaxis"]["zeroline"] = layout["yaxis2"]["zeroline"] = True
+    elif base:
+        level = rounded(measure.scale * base.score.mean)
+        layout["shapes"] = [
+            {
+                "type": "line",
+                "xref": f"{axis} domain",
+                "x0": 0,
+                "x1": 1,
+                "yref": f"y{axis[1:]}",
+                "y0": level,
+                "y1": level,
+                "line": {"color": LOOKS["base"].color, "width": 1, "dash": "dot"},
+            }
+            for axis in ("x", "x2")
+        ]
+    layout["annotations"] += _absent(group, first=1 if relative else 0)
+    return {"data": data, "layout": layout}, tuple(numbers)
 
 
-def _marker(look: Look, size: int, opacity: float) -> dict[str, Any]:
-    return {"color": look.color, "symbol": look.symbol, "size": size, "opacity": opacity}
+def _standing(
+    rows: Sequence[Row],
+    group: Group,
+    measure: Measure,
+    gained: Mapping[str, float],
+    offset: float,
+) -> Iterator[tuple[str, float, float, str]]:
+    """Networks as points: id, place, value, and what is told of each."""
+    for row in rows:
+        id, n, series = row["treatment"], row["n"], series_of(row)
+        own = Measure(measure.statistic, relative=False)
+        score = own.scale * row[measure.statistic]
+        told = [f"<b>{escape(id)}</b>", f"{SCORES[measure.statistic]}: {own.shown(score)}"]
+        if id in gained:
+            change = replace(own, relative=True).shown(gained[id])
+            told.append(f"{change} against its own base")
+        elif measure.relative:
+            continue
+        cell = group.series[series][n].score
+        of = "base" if series == "base" else f"{series}, n = {n}"
+        told.append(f"{of}: mean {own.shown(own.scale * cell.mean)}, {_spread(cell, own)}")
+        yield id, n + offset, gained[id] if measure.relative else score, "<br>".join(told)
 
 
-def _means(
-    cells: Mapping[int, Estimate], look: Look, name: str, group: str, relative: bool
-) -> go.Scatter:
-    # An n without networks breaks the line: nobody measured what would be drawn there.
-    ns = list(range(min(cells), max(cells) + 1)) if cells else []
-    scale = 1 if relative else 100
-    return go.Scatter(
-        x=ns,
-        y=[scale * cells[n].mean if n in cells else None for n in ns],
-        text=[_mean_hover(name, n, cells[n], relative) if n in cells else "" for n in ns],
-        mode="lines+markers",
-        line={"color": look.color, "width": 2.2, "dash": look.dash},
-        marker=_marker(look, size=8, opacity=1),
-        hovertemplate="%{text}<extra></extra>",
-        connectgaps=False,
-        name=name,
-        legendgroup=group,
-    )
+def _told(
+    name: str, values: Mapping[int, Estimate], measure: Measure
+) -> dict[int, tuple[float, str]]:
+    """Means by n, with what is told of each."""
+
+    def text(n: int, value: Estimate) -> str:
+        of = escape(name) if n == 0 else f"{escape(name)}, n = {n}"
+        lines = [f"<b>{of}</b>", f"mean {measure.shown(measure.scale * value.mean)}"]
+        if value.low is not None and value.high is not None:
+            low, high = (measure.shown(measure.scale * end) for end in (value.low, value.high))
+            lines.append(f"95 % interval {low} to {high}")
+        return "<br>".join([*lines, _spread(value, measure)])
+
+    return {n: (measure.scale * value.mean, text(n, value)) for n, value in values.items()}
 
 
-def _add_band(
-    figure: go.Figure,
-    cells: Mapping[int, Estimate],
-    look: Look,
-    group: str,
-    row: int | None = None,
-    scale: float = 1,
-) -> None:
-    """The intervals as bands, one for each run of neighbouring n; a lone n gets an error bar."""
-    known = {n: (e.low, e.high) for n, e in cells.items() if e.low is not None}
-    runs: list[list[int]] = []
-    for n in sorted(known):
-        if runs and runs[-1][-1] == n - 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
-    where = {} if row is None else {"row": row, "col": 1}
-    for run in runs:
-        low = [scale * (known[n][0] or 0) for n in run]
-        high = [scale * (known[n][1] or 0) for n in run]
-        alone = len(run) == 1
-        figure.add_trace(
-            go.Scatter(
-                x=[run[0], run[0]] if alone else run + run[::-1],
-                y=low + high if alone else high + low[::-1],
-                mode="lines",
-                line={"width": 2 if alone else 0, "color": look.color},
-                fill=None if alone else "toself",
-                fillcolor=_faint(look.color),
-                hoverinfo="skip",
-                legendgroup=group,
-                showlegend=False,
-            ),
-            **where,
-        )
+def _spread(value: Estimate, measure: Measure) -> str:
+    if value.sd is None:
+        return "1 network: no spread, no interval"
+    spread = replace(measure, relative=True).shown(measure.scale * value.sd).lstrip("+")
+    return f"{value.n} networks, sd {spread}"
 
 
-def _faint(color: str) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.14)"
+def _overlays(group: Group, measure: Measure) -> Iterator[Trace]:
+    """The results of 2014 that are of the same kind."""
+    if measure.statistic not in ("top1", "top1_best10"):
+        return
+    random = all(split.startswith("random:") for split in group.splits)
+    for series in group.series:
+        values: Mapping[int, float] = {}
+        if measure.relative and random and series in published.CHANGES:
+            values = dict(enumerate(published.CHANGES[series], 1))
+        elif measure.relative and series == "AnB" and not random:
+            values = dict(enumerate(published.DISSIMILAR, 1))
+        elif not measure.relative and random and series in published.TOP1:
+            values = {n: 100 * top1 for n, top1 in enumerate(published.TOP1[series], 1)}
+        elif not measure.relative and random and series == "base":
+            values = {0: 100 * published.BASE}
+        if values:
+            yield overlay(f"2014: {series}", LOOKS[series], values, panel=2)
 
 
-def _mark_missing(figure: go.Figure, group: Group, first: int) -> None:
+def _absent(group: Group, first: int) -> list[dict[str, Any]]:
     """Name, at the foot of the upper panel, the series that have no finished network there."""
     absent: dict[int, list[str]] = {}
     for missing in group.missing:
         if not missing.finished and missing.n >= first:
             absent.setdefault(missing.n, []).append(missing.series)
-    for n, series in absent.items():
-        figure.add_annotation(
-            x=n,
-            y=0,
-            xref="x",
-            yref="y domain",
-            yanchor="bottom",
-            text="<i>no<br>" + "<br>".join(series) + "</i>",
-            showarrow=False,
-            font={"size": 11, "color": "#8a8f98"},
-        )
+    return [
+        {
+            "x": n,
+            "y": 0,
+            "xref": "x",
+            "yref": "y domain",
+            "yanchor": "bottom",
+            "text": "<i>no<br>" + "<br>".join(series) + "</i>",
+            "showarrow": False,
+            "font": {"size": 11},
+        }
+        for n, series in absent.items()
+    ]
 
 
-def _network_hover(row: Row, group: Group, gained: Mapping[str, float], summary: Summary) -> str:
-    series, n, id = series_of(row), row["n"], row["treatment"]
-    lines = [f"<b>{escape(id)}</b>", f"top-1 {100 * row[summary.statistic]:.2f} %"]
-    if id in gained:
-        lines.append(f"{gained[id]:+.2f} points against its own base")
-    cell = group.series[series][n]
-    of = "base" if series == "base" else f"{series}, n = {n}"
-    lines.append(f"{of}: mean {text.percent(cell.score)}")
-    lines.append(_spread(cell.score, 100))
-    return "<br>".join(lines)
-
-
-def _mean_hover(name: str, n: int, estimate: Estimate, relative: bool) -> str:
-    shown = f"{text.points(estimate)} points" if relative else f"{text.percent(estimate)} %"
-    of = escape(name) if n == 0 else f"{escape(name)}, n = {n}"
-    return f"<b>{of}</b><br>mean {shown}<br>{_spread(estimate, 1 if relative else 100)}"
-
-
-def _spread(estimate: Estimate, scale: float) -> str:
-    if estimate.sd is None:
-        return "1 network: no spread, no interval"
-    return f"{estimate.n} networks, sd {scale * estimate.sd:.2f} points"
-
-
-def _layers_axis(base: bool) -> dict[str, Any]:
-    ns = list(range(0 if base else 1, LAYERS))
+def _bars(kind: str, values: Mapping[int, Estimate], color: str) -> Trace:
+    ns = [n for n in range(1, LAYERS) if n in values]
+    of = {"co-adaptation": "base - BnB", "specificity": "BnB - AnB"}[kind]
+    measure = Measure("top1", relative=True)
+    told = _told(f"{kind} ({of})", values, measure)
+    reach = {n: e.high - e.mean if e.high is not None else 0.0 for n, e in values.items()}
     return {
-        "title_text": "n, the layers copied",
-        "tickvals": ns,
-        "ticktext": ["base" if n == 0 else str(n) for n in ns],
-        "range": [ns[0] - 0.5, ns[-1] + 0.5],
+        "type": "bar",
+        "x": ns,
+        "y": [rounded(values[n].mean) for n in ns],
+        "text": [told[n][1] for n in ns],
+        "textposition": "none",
+        "hovertemplate": "%{text}<extra></extra>",
+        "error_y": {"type": "data", "array": [rounded(reach[n]) for n in ns], "thickness": 1.4},
+        "marker": {
+            "color": color,
+            "pattern": {"shape": "" if kind == "co-adaptation" else "/", "fgopacity": 0.6},
+        },
+        "name": f"{kind} ({of})",
+        "meta": {},
     }
 
 
-def _finish(figure: go.Figure, height: int) -> None:
-    """What all figures share; the page sets the colours that depend on light or dark."""
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 46, "r": 14, "t": 34, "b": 48},
-        hovermode="closest",
-        hoverlabel={"align": "left"},
-        legend={"orientation": "h", "x": 0, "y": -68 / (height - 180), "yanchor": "top"},
-    )
-    figure.update_xaxes(title_font_size=13, title_standoff=8)
-    figure.update_xaxes(zeroline=False, showgrid=False, ticks="outside", ticklen=4)
-    figure.update_yaxes(automargin=True, nticks=8, zerolinewidth=1.5)
-    for annotation in figure.layout.annotations:
-        if annotation.yref == "paper":
-            annotation.update(x=0, xanchor="left", font={"size": 13})
+def _rows(
+    series: str,
+    stand: Sequence[tuple[str, float, float, str]],
+    values: Mapping[int, Estimate],
+    measure: Measure,
+    split: str = "",
+) -> Iterator[tuple[Any, ...]]:
+    """What is drawn of a series, as rows under _HEADER."""
+    what = f"{split}: " if split else ""
+    for id, x, y, _ in stand:
+        yield f"{what}network", series, round(x), id, rounded(y), "", "", ""
+    for n, value in sorted(values.items()):
+        mean, low, high, count = _numbers(value, measure.scale)
+        yield f"{what}mean", series, n, "", mean, low, high, count
+
+
+def _numbers(value: Estimate, scale: float = 1) -> tuple[Any, ...]:
+    """Mean, the ends of its interval (empty where there is none) and its networks."""
+    ends = ("" if end is None else rounded(scale * end) for end in (value.low, value.high))
+    return (rounded(scale * value.mean), *ends, value.n)

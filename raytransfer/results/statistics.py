@@ -9,7 +9,7 @@ selffer of the same split, target, seed and n: what these share cancels in the d
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from raytransfer.errors import UserError
 from raytransfer.results.intervals import (
@@ -22,11 +22,17 @@ from raytransfer.results.intervals import (
 from raytransfer.results.table import SERIES, STATES, Results, series_of
 from raytransfer.study.treatment import LAYERS
 
-Statistic = Literal["top1", "top1_best10"]
+Statistic = Literal["top1", "top1_best10", "top5", "loss"]
 STATISTICS: dict[str, str] = {
     "top1": "final validation top-1",
     "top1_best10": "mean of the ten highest validation top-1 (the paper's statistic)",
+    "top5": "final validation top-5",
+    "loss": "final validation loss",
 }
+SCALES: dict[str, float] = {"top1": 100, "top1_best10": 100, "top5": 100, "loss": 1}
+"""What a statistic is multiplied by in differences: those of accuracies are percentage points, and
+those of losses are nats."""
+
 RANGES = ((1, 7), (3, 7), (5, 7))
 """The layers that Table 1 averages over, first and last n (paper, table 1)."""
 
@@ -179,7 +185,7 @@ def changes(rows: Sequence[Row], statistic: Statistic = "top1") -> dict[str, flo
     done = [row for row in rows if row["state"] == "finished"]
     bases = {_own_base(row): row[statistic] for row in done if row["kind"] == "base"}
     return {
-        row["treatment"]: 100 * (row[statistic] - bases[_own_base(row)])
+        row["treatment"]: SCALES[statistic] * (row[statistic] - bases[_own_base(row)])
         for row in done
         if row["kind"] != "base" and _own_base(row) in bases
     }
@@ -211,6 +217,22 @@ def summarise(results: Results, statistic: Statistic = "top1") -> Summary:
     )
 
 
+def split_groups(results: Results, statistic: Statistic = "top1") -> dict[str, Group]:
+    """The groups of single splits, by the split's name: those that `summarise` pools, apart."""
+    rows: dict[str, list[Row]] = {}
+    for row in results.networks:
+        if group_of(row) == "random":
+            rows.setdefault(row["split"], []).append(row)
+    return {split: _group(split, mine, statistic) for split, mine in rows.items()}
+
+
+def statistics_of(results: Results) -> list[Statistic]:
+    """The statistics that all finished networks have."""
+    done = [row for row in results.networks if row["state"] == "finished"]
+    names: tuple[Statistic, ...] = get_args(Statistic)
+    return [name for name in names if done and all(row[name] is not None for row in done)]
+
+
 def _title(key: str) -> str:
     return key.replace("random", "random splits", 1) if key.startswith("random") else key
 
@@ -221,6 +243,7 @@ def _own_base(row: Row) -> tuple[Any, ...]:
 
 def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
     targets = sorted({row["target"] for row in rows})
+    scale = SCALES[statistic]
     done = [row for row in rows if row["state"] == "finished"]
     scores: dict[tuple[Any, ...], float] = {
         (series_of(row), row["n"], *_own_base(row)): row[statistic] for row in done
@@ -234,7 +257,7 @@ def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
     def against(row: Row, other: str) -> float | None:
         """Points by which a network beats its counterpart of another series."""
         counterpart = scores.get((other, 0 if other == "base" else row["n"], *_own_base(row)))
-        return None if counterpart is None else 100 * (row[statistic] - counterpart)
+        return None if counterpart is None else scale * (row[statistic] - counterpart)
 
     def paired(rows: Sequence[Row], other: str) -> list[tuple[float, Hashable]]:
         pairs = [(against(row, other), _own_base(row)) for row in rows]
@@ -263,7 +286,7 @@ def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
             first,
             last,
             unpaired=difference(
-                [100 * row[statistic] for row in ours], [100 * row[statistic] for row in theirs]
+                [scale * row[statistic] for row in ours], [scale * row[statistic] for row in theirs]
             ),
             over_n=len(theirs),
             paired=clustered([points for points, _ in pairs], bases),

@@ -1,6 +1,7 @@
 """The results of a study as one table, one row a network, and its files (.parquet, .csv)."""
 
 import csv
+import io
 import math
 import os
 import re
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raytransfer.errors import UserError
-from raytransfer.study.treatment import KINDS, UNTRAINED, Treatment
+from raytransfer.study.treatment import KINDS, LAYERS, UNTRAINED, Treatment
 
 Type = Literal["text", "integer", "number", "truth"]
 
@@ -52,6 +53,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("weights_sha256", "text", "hash of the final weights"),
     Column("frozen_sha256", "text", "hash of the frozen tensors, the same before and after"),
     Column("parent_sha256", "text", "hash of the weights that the layers were copied from"),
+    *(
+        Column(
+            f"moved_{layer}", "number", f"distance of layer {layer} from its start, over its norm"
+        )
+        for layer in range(1, LAYERS + 1)
+    ),
 )
 COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 STATES = ("finished", "running", "pending", "failed")
@@ -161,7 +168,7 @@ def write_table(results: Results, path: str | Path) -> None:
     write = _write_parquet if _is_parquet(path) else _write_csv
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(results.networks, part)
+        write(results, part)
         os.replace(part, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -201,19 +208,27 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     return names, [dict(zip(names, line, strict=True)) for line in lines[1:]]
 
 
-def _write_parquet(rows: tuple[dict[str, Any], ...], path: Path) -> None:
+def _write_parquet(results: Results, path: Path) -> None:
     schema = pa.schema([(column.name, _ARROW[column.type]) for column in COLUMNS])
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    pq.write_table(pa.Table.from_pylist(list(results.networks), schema=schema), path)
 
 
-def _write_csv(rows: tuple[dict[str, Any], ...], path: Path) -> None:
+def _write_csv(results: Results, path: Path) -> None:
+    path.write_text(csv_text(results), encoding="utf-8", newline="\n")
+
+
+def csv_text(results: Results) -> str:
+    """All networks as CSV, with a header."""
+
     def text(value: Any) -> Any:
         return str(value).lower() if isinstance(value, bool) else value
 
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMN_NAMES, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: text(row[name]) for name in COLUMN_NAMES} for row in rows)
+    content = io.StringIO()
+    writer = csv.DictWriter(content, COLUMN_NAMES, lineterminator="\n")
+    writer.writeheader()
+    for row in results.networks:
+        writer.writerow({name: text(row[name]) for name in COLUMN_NAMES})
+    return content.getvalue()
 
 
 def _network(raw: dict[str, Any], where: str) -> dict[str, Any]:

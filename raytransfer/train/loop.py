@@ -16,13 +16,20 @@ from raytransfer.data.plan import StreamPlan
 from raytransfer.data.reader import MicroBatch
 from raytransfer.errors import UserError
 from raytransfer.nets.architecture import Architecture, architecture
-from raytransfer.nets.network import Weights, layers_sha256, transplant, untrained_weights
+from raytransfer.nets.network import (
+    Weights,
+    layers_sha256,
+    moved,
+    transplant,
+    untrained_weights,
+)
 from raytransfer.nets.weights import from_bytes
 from raytransfer.results.store import StudyFolder
 from raytransfer.study.treatment import UNTRAINED, Treatment
 from raytransfer.train.cohort import CohortTrainer
 from raytransfer.train.control import Control
 from raytransfer.train.job import CohortJob, TrialJob
+from raytransfer.train.patience import patiently
 from raytransfer.train.stack import Member
 from raytransfer.train.writer import GO_ON, STOP, Course, Writer, add_row
 
@@ -109,7 +116,9 @@ def train_cohort(
         seconds = time.perf_counter() - started
         if done == recipe.steps:
             if writer is not None:
-                writer.finish(courses, trainer.weights(), seconds / len(courses))
+                weights = trainer.weights()
+                moves = _moves(job, cohort_job, folder, weights)
+                writer.finish(courses, weights, moves, seconds / len(courses))
             return True
         order = _order(writer, done, batch.last, job, device)
         if order != GO_ON:
@@ -215,6 +224,26 @@ def build(
             saved = checkpoint.networks[treatment.id]
             course.rows, course.reason = list(saved.rows), saved.reason
     return trainer, courses
+
+
+def _moves(
+    job: TrialJob, cohort_job: CohortJob, folder: StudyFolder, weights: Mapping[str, Weights]
+) -> dict[Treatment, list[float]]:
+    """How far each layer of each network went in training. Its start is made again for that: to
+    keep all of them would double the memory."""
+    stream = cohort_job.stream
+    arch = architecture(job.recipe.network, len(stream.classes))
+    channels = stream.shape[0]
+    known: dict[str, Weights] = {}
+    moves = {}
+    for treatment in cohort_job.cohort.treatments:
+        if treatment.id in weights:
+            name, parent, _ = patiently(_source, treatment, folder, arch, channels, known)
+            if parent is not None:
+                known = {name: parent}
+            start = transplant(treatment, arch, channels, parent)
+            moves[treatment] = moved(start, weights[treatment.id], len(arch.layers))
+    return moves
 
 
 def _source(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +131,11 @@ class Writer:
         )
 
     def finish(
-        self, courses: Mapping[Treatment, Course], weights: Mapping[str, Weights], seconds: float
+        self,
+        courses: Mapping[Treatment, Course],
+        weights: Mapping[str, Weights],
+        moves: Mapping[Treatment, Sequence[float]],
+        seconds: float,
     ) -> None:
         """Write every network's end: final weights and row, or the reason of its failure."""
         recipe = self._recipe
@@ -161,6 +165,7 @@ class Writer:
                 "weights_sha256": sha256,
                 "frozen_sha256": course.initial_frozen if treatment.frozen_layers else None,
                 "parent_sha256": course.parent_sha256,
+                **{f"moved_{layer}": far for layer, far in enumerate(moves[treatment], 1)},
             }
             patiently(self._folder.finish, treatment, row, content)
         self._checkpointer.close(finished=True)

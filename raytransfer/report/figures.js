@@ -1,0 +1,171 @@
+// Figures: the view that the menus choose, in the chosen look and the reader's light or dark mode.
+
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const narrow = window.matchMedia("(max-width: 40rem)");
+const redraws = [];
+
+const PAPER = { ink: "#1d2128", soft: "#5a626e", card: "#ffffff", grid: "#e9ebee", rule: "#c9cdd3" };
+const PAPER_WIDTH = 672; // 7 inches, the width of a page's text
+const PAPER_SCALE = 300 / 96; // 300 dots an inch
+
+function colors() {
+  const style = getComputedStyle(document.documentElement);
+  const names = ["ink", "soft", "card", "grid", "rule"];
+  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+}
+
+function themed(layout, color, size = 13) {
+  const copy = structuredClone(layout);
+  copy.autosize = true;
+  copy.paper_bgcolor = copy.plot_bgcolor = "rgba(0, 0, 0, 0)";
+  copy.font = { family: getComputedStyle(document.body).fontFamily, size, color: color.ink };
+  copy.hoverlabel = {
+    ...copy.hoverlabel, bgcolor: color.card, bordercolor: color.soft,
+    font: { color: color.ink, size: 12.5 },
+  };
+  copy.modebar = { bgcolor: "rgba(0, 0, 0, 0)", color: color.soft, activecolor: color.ink };
+  for (const name of Object.keys(copy).filter((key) => /^[xy]axis\d*$/.test(key))) {
+    Object.assign(copy[name], {
+      gridcolor: color.grid, linecolor: color.rule, tickcolor: color.rule, zerolinecolor: color.soft,
+    });
+  }
+  return copy;
+}
+
+function fitted(layout, entries) {
+  // A legend takes its lines from the plot's height: give them back.
+  layout.height += 20 * (narrow.matches ? entries : Math.floor(entries / 6));
+  if (narrow.matches) {
+    layout.margin = { ...layout.margin, l: 40, r: 6 };
+    layout.legend = { ...layout.legend, x: -0.08 };
+    layout.font.size = 12;
+    for (const note of layout.annotations ?? []) note.font = { ...note.font, size: 11 };
+  }
+  return layout;
+}
+
+function faint(color) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+  return `rgba(${red}, ${green}, ${blue}, 0.14)`;
+}
+
+// A trace in the chosen look, with picked networks before all others.
+function dressed(trace) {
+  const copy = { ...trace };
+  const name = document.getElementById("look")?.value ?? "safe";
+  const look = LOOKS[name][trace.meta?.series];
+  if (look && name !== "safe") {
+    if (copy.marker) copy.marker = { ...copy.marker, color: look.color, symbol: look.symbol };
+    if (copy.line) {
+      const dash = copy.fill ? {} : { dash: look.dash };
+      copy.line = { ...copy.line, color: look.color, ...dash };
+    }
+    if (copy.fillcolor) copy.fillcolor = faint(look.color);
+  }
+  if (picked.size && copy.customdata) {
+    copy.selectedpoints = copy.customdata.flatMap((id, i) => (picked.has(id) ? [i] : []));
+    copy.selected = { marker: { size: 15, opacity: 1 } };
+    copy.unselected = { marker: { opacity: 0.3 } };
+  }
+  if (picked.has(copy.meta?.network)) copy.line = { ...copy.line, width: 4.5 };
+  return copy;
+}
+
+function csv(rows) {
+  const cell = (value) => {
+    const text = String(value ?? "");
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return rows.map((row) => row.map(cell).join(",") + "\n").join("");
+}
+
+async function startFigure(figure) {
+  const id = figure.dataset.figure;
+  const plot = figure.querySelector(".plot");
+  const { choices, views } = JSON.parse(figure.querySelector("script").textContent);
+  const choosers = [...figure.querySelectorAll("select[data-view]")];
+  const menus = [...figure.querySelectorAll("select[data-menu]")];
+  const overlay = figure.querySelector("[data-overlay]");
+  const along = figure.querySelector("[data-along]");
+  let chosen = 0;
+  let view = JSON.parse(await unpacked(views[0]));
+
+  async function choose(event) {
+    // Not every choice of all menus is there: the one that was just made stands, and the others
+    // follow it as far as they can.
+    const wanted = choosers.map((chooser) => chooser.value);
+    const changed = choosers.indexOf(event.target);
+    const agreeing = (choice) => choice.filter((value, i) => value === wanted[i]).length;
+    const places = choices.map((_, i) => i).filter((i) => choices[i][changed] === wanted[changed]);
+    chosen = places.reduce((a, b) => (agreeing(choices[b]) > agreeing(choices[a]) ? b : a));
+    choosers.forEach((chooser, i) => { chooser.value = choices[chosen][i]; });
+    view = JSON.parse(await unpacked(views[chosen]));
+    await draw();
+  }
+
+  function seen(trace) {
+    if (trace.meta?.overlay) return overlay.checked;
+    if (!menus.length) return trace.visible ?? true;
+    if (!trace.meta.network || picked.has(trace.meta.network)) return true;
+    return menus.every((menu) => {
+      const value = trace.meta[menu.dataset.menu];
+      const always = menu.dataset.menu === "series" && value === "base";
+      return always || menu.value === "" || menu.value === value;
+    });
+  }
+
+  function content() {
+    const data = view.data.map((trace) => ({ ...dressed(trace), visible: seen(trace) }));
+    const layout = structuredClone(view.layout);
+    if (along?.value === "images") {
+      for (const trace of data) trace.x = trace.x.map((step) => step * trace.meta.images);
+      for (const axis of Object.values(layout)) if (axis.title?.text === "steps") axis.title.text = "images";
+    }
+    return { data, layout };
+  }
+
+  function draw() {
+    const { data, layout } = content();
+    const named = data.filter((trace) => trace.showlegend !== false && trace.visible !== false);
+    return Plotly.react(plot, data, fitted(themed(layout, colors()), named.length), {
+      responsive: true,
+      displaylogo: false,
+      // plotly.js offers to upload the chart by default; this page sends nothing anywhere.
+      plotlyServerURL: "",
+      modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d", "toImage"],
+    });
+  }
+
+  // For a paper: white, of a page's width, whatever the reader's screen is.
+  async function image(format) {
+    const { data, layout } = content();
+    const shown = { ...themed(layout, PAPER, 11), paper_bgcolor: "#ffffff", width: PAPER_WIDTH };
+    const scale = format === "png" ? PAPER_SCALE : 1;
+    const size = { format, width: PAPER_WIDTH, height: layout.height, scale };
+    const url = await Plotly.toImage({ data, layout: shown }, size);
+    const comma = url.indexOf(",");
+    if (format === "svg") {
+      download(decodeURIComponent(url.slice(comma + 1)), "image/svg+xml", `${id}.svg`);
+    } else {
+      const bytes = Uint8Array.from(atob(url.slice(comma + 1)), (char) => char.charCodeAt(0));
+      download(bytes, "image/png", `${id}.png`);
+    }
+  }
+
+  figure.addEventListener("click", (event) => {
+    const kind = event.target.dataset?.download;
+    if (kind === "csv") download(csv(view.numbers), "text/csv", `${id}.csv`);
+    else if (kind) image(kind);
+  });
+  for (const chooser of choosers) chooser.addEventListener("change", choose);
+  for (const control of [...menus, overlay, along]) control?.addEventListener("change", draw);
+  figure.querySelector("#look")?.addEventListener("change", () => redraws.forEach((again) => again()));
+  dark.addEventListener("change", draw);
+  redraws.push(draw);
+  onPick.push(draw);
+  await draw();
+  plot.on("plotly_click", ({ points: [point] }) => {
+    const network = point.customdata ?? point.data.meta?.network;
+    if (network) pick(network);
+  });
+}
