@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from chromium import CHROMIUM, FLAGS
+from chromium import until
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from raytransfer.errors import UserError
 from raytransfer.report.page import page, write_report
@@ -134,19 +133,6 @@ def report(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "report.html"
     write_report(results, out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        reason = f"the page is tested in Chromium, and there is no {CHROMIUM}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +265,7 @@ def test_results_of_2014_are_laid_over(tab: Page) -> None:
     assert tab.evaluate(f"{drawn}.length") == 0
     box = tab.locator("[data-figure=figure-2] [data-overlay]")
     box.check()
-    tab.wait_for_function(f"{drawn}.length === 5")
+    until(tab, f"{drawn}.length", 5)
     shown = tab.evaluate(f"{drawn}.map((trace) => [trace.name, trace.y])")
     assert ["2014: base", [62.51]] in shown
     assert ["2014: AnB", [62.82, 62.39, 61.89, 59.98, 57.8, 58.06, 54.25]] in shown
@@ -293,9 +279,9 @@ def test_colours_are_for_all_eyes_or_the_papers(tab: Page) -> None:
     )
     assert tab.evaluate(color) == "#d55e00"
     tab.locator("#look").select_option("paper")
-    tab.wait_for_function(f"{color} === '#8c1515'")
+    until(tab, color, "#8c1515")
     tab.locator("#look").select_option("safe")
-    tab.wait_for_function(f"{color} === '#d55e00'")
+    until(tab, color, "#d55e00")
 
 
 def test_a_point_finds_its_row_and_curve_and_a_row_its_point(tab: Page) -> None:
@@ -329,7 +315,7 @@ def test_a_point_finds_its_row_and_curve_and_a_row_its_point(tab: Page) -> None:
         "document.getElementById('figure-2-plot').data.flatMap("
         "(t) => (t.selectedpoints ?? []).map((i) => t.customdata[i]))"
     )
-    tab.wait_for_function(f"{emphasised}.length === 2")
+    until(tab, f"{emphasised}.length", 2)
     assert set(tab.evaluate(emphasised)) == {id, "random:0.B2B.s0"}
     for button in tab.locator("#picked button").all()[::-1]:
         button.click()

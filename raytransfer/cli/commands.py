@@ -23,6 +23,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 from raytransfer.cli.tables import print_table
 from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.errors import UserError
+from raytransfer.folder import Folder
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import load_space
 
@@ -204,14 +205,36 @@ def export(
     print(results)
 
 
-def report(source: StudyOrTable, *, out: Path | None = None, statistic: Statistic = "top1") -> None:
+def report(
+    source: StudyOrTable,
+    other: Annotated[Positional[str | None], tyro.conf.arg(metavar="STUDY|RESULTS")] = None,
+    *,
+    out: Path | None = None,
+    statistic: Statistic = "top1",
+    watch: Flag = False,
+    port: int = 8271,
+) -> None:
     """Write the figures and tables of a study as one HTML file that opens without a network.
 
     Args:
         source: Folder of a study, or a table of results (.parquet, .csv).
-        out: File to write. None: report.html in the study's folder, or TABLE.html beside a table.
+        other: Another one, to lay beside the first.
+        out: File to write. None: report.html in the study's folder, or TABLE.html beside a table;
+            of two, comparison.html here.
         statistic: Final validation top-1, or the mean of the ten highest (the paper's).
+        watch: Write nothing; serve the page to this machine, renewed by itself while a study runs.
+        port: Of --watch, on 127.0.0.1; 0 for any that is free.
     """
+    if watch:
+        from raytransfer.report import live
+
+        if other is not None:
+            raise UserError("--watch shows one study: name one.")
+        live.watch(source, statistic, port)
+        return
+    if other is not None:
+        _compare(source, other, out or Path("comparison.html"), statistic)
+        return
     from raytransfer.report.page import write_report
     from raytransfer.results.filters import first_filters
     from raytransfer.results.store import StudyFolder
@@ -225,6 +248,21 @@ def report(source: StudyOrTable, *, out: Path | None = None, statistic: Statisti
         if Path(source).is_file():
             out = Path(source).with_suffix(".html")
     write_report(results, out, statistic, filters)
+    print(out)
+
+
+def _compare(source: str, other: str, out: Path, statistic: Statistic) -> None:
+    from raytransfer.report.comparison import comparison
+    from raytransfer.report.page import write_page
+
+    # Without a URI's options, which may hold a password.
+    whole = [str(Folder(each)).rstrip("/") for each in (source, other)]
+    last = [each.rpartition("/")[2] for each in whole]
+    names = last if last[0] != last[1] else whole
+    if names[0] == names[1]:
+        raise UserError(f"Both are {names[0]}: name two studies to lay them side by side.")
+    found = dict(zip(names, map(_read, (source, other)), strict=True))
+    write_page(comparison(found, statistic), out)
     print(out)
 
 

@@ -13,15 +13,17 @@ COLORS = ("#4c6ef5", "#1c98cf", "#12a08c", "#5f9f26", "#c08f00", "#e0690f", "#d6
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 """Colour and dash by n = 1 to 7."""
 
-PANELS = (
-    ("top1", 100.0, "validation top-1, %"),
-    ("train_loss", 1.0, "training loss, nats an image"),
-    ("learning_rate", 1.0, "learning rate"),
-)
+PANELS = {
+    "top1": (100.0, 0.42, "validation top-1, %"),
+    "train_loss": (1.0, 0.36, "training loss, nats an image"),
+    "learning_rate": (1.0, 0.22, "learning rate"),
+}
+"""Scale, share of the height, and title, by what a line of training says."""
 
 
 def curves_figure(results: Results) -> View | None:
-    """Three panels, a trace a network in the first two; the page's menus choose which are seen.
+    """A panel for each of PANELS that the lines have, a trace for each network; learning rates that
+    are the same are drawn once. The page's menus choose which networks are seen.
 
     Each trace's `meta` tells the menus its split, target and series, and its network's id; what is
     drawn along steps is drawn along images by `images`, those of a step. None without any curve.
@@ -29,33 +31,35 @@ def curves_figure(results: Results) -> View | None:
     drawn = [row for row in results.networks if results.curves.get(row["treatment"])]
     if not drawn:
         return None
-    layout = panels([title for *_, title in PANELS], [0.42, 0.36, 0.22], height=860)
+    lines = [line for row in drawn for line in results.curves[row["treatment"]]]
+    told = [key for key in PANELS if any(line.get(key) is not None for line in lines)]
+    shares = [PANELS[key][1] for key in told]
+    layout = panels([PANELS[key][2] for key in told], shares, height=200 + round(660 * sum(shares)))
     for name in [name for name in layout if name.startswith("xaxis")]:
         layout[name]["rangemode"] = "tozero"
-    layout["xaxis3"]["title"]["text"] = "steps"
+    layout[name]["title"]["text"] = "steps"
     data: list[Trace] = []
     rates: dict[tuple[Any, ...], Trace] = {}
     numbers: list[tuple[Any, ...]] = [("network", "step", "images", "top1", "train_loss")]
     for row in drawn:
         curve = results.curves[row["treatment"]]
-        for panel, (key, scale, _) in enumerate(PANELS, 1):
-            trace = _trace(row, curve, key, scale, panel)
+        for panel, key in enumerate(told, 1):
+            trace = _trace(row, curve, key, panel)
             if key != "learning_rate":
                 data.append(trace)
                 continue
             # Networks of one recipe have one schedule: it is drawn once.
             rates.setdefault((*trace["x"], *trace["y"]), trace)
         numbers += [
-            (row["treatment"], *(one.get(name) for name in numbers[0][1:])) for one in curve
+            (row["treatment"], *(_short(one.get(name)) for name in numbers[0][1:])) for one in curve
         ]
     for trace in rates.values():
         data.append(trace | {"name": "learning rate", "line": {"color": BASE_COLOR, "width": 2}})
     return View((), {"data": data, "layout": layout}, tuple(numbers))
 
 
-def _trace(
-    row: dict[str, Any], curve: list[dict[str, Any]], key: str, scale: float, panel: int
-) -> Trace:
+def _trace(row: dict[str, Any], curve: list[dict[str, Any]], key: str, panel: int) -> Trace:
+    scale = PANELS[key][0]
     points = thinned([one for one in curve if one.get(key) is not None])
     base = row["kind"] == "base"
     number = "" if panel == 1 else str(panel)
@@ -66,7 +70,7 @@ def _trace(
         "xaxis": f"x{number}",
         "yaxis": f"y{number}",
         "x": [one["step"] for one in points],
-        "y": [float(f"{scale * one[key]:.5g}") for one in points],
+        "y": [_short(scale * one[key]) for one in points],
         "line": {
             "color": BASE_COLOR if base else COLORS[row["n"] - 1],
             "dash": "solid" if base else DASHES[row["n"] - 1],
@@ -84,6 +88,11 @@ def _trace(
         },
         "hovertemplate": "<b>%{fullData.name}</b><br>%{x:,}<br>%{y}<extra></extra>",
     }
+
+
+def _short(value: float | None) -> float | None:
+    """With six digits, of which more than can be read off a curve."""
+    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
 
 
 def menus(results: Results) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
 const redraws = [];
+dark.addEventListener("change", () => redraws.forEach((again) => again()));
 
 const PAPER = { ink: "#1d2128", soft: "#5a626e", card: "#ffffff", grid: "#e9ebee", rule: "#c9cdd3" };
 const PAPER_WIDTH = 672; // 7 inches, the width of a page's text
@@ -87,17 +88,18 @@ async function startFigure(figure) {
   const menus = [...figure.querySelectorAll("select[data-menu]")];
   const overlay = figure.querySelector("[data-overlay]");
   const along = figure.querySelector("[data-along]");
-  let chosen = 0;
-  let view = JSON.parse(await unpacked(views[0]));
+  let view;
 
   async function choose(event) {
     // Not every choice of all menus is there: the one that was just made stands, and the others
     // follow it as far as they can.
     const wanted = choosers.map((chooser) => chooser.value);
-    const changed = choosers.indexOf(event.target);
+    const changed = choosers.indexOf(event?.target);
     const agreeing = (choice) => choice.filter((value, i) => value === wanted[i]).length;
-    const places = choices.map((_, i) => i).filter((i) => choices[i][changed] === wanted[changed]);
-    chosen = places.reduce((a, b) => (agreeing(choices[b]) > agreeing(choices[a]) ? b : a));
+    const places = [...choices.keys()].filter(
+      (place) => changed < 0 || choices[place][changed] === wanted[changed],
+    );
+    const chosen = places.reduce((a, b) => (agreeing(choices[b]) > agreeing(choices[a]) ? b : a));
     choosers.forEach((chooser, i) => { chooser.value = choices[chosen][i]; });
     view = JSON.parse(await unpacked(views[chosen]));
     await draw();
@@ -160,10 +162,9 @@ async function startFigure(figure) {
   for (const chooser of choosers) chooser.addEventListener("change", choose);
   for (const control of [...menus, overlay, along]) control?.addEventListener("change", draw);
   figure.querySelector("#look")?.addEventListener("change", () => redraws.forEach((again) => again()));
-  dark.addEventListener("change", draw);
   redraws.push(draw);
   onPick.push(draw);
-  await draw();
+  await choose();
   plot.on("plotly_click", ({ points: [point] }) => {
     const network = point.customdata ?? point.data.meta?.network;
     if (network) pick(network);

@@ -2,6 +2,7 @@
 
 function startNetworks() {
   const table = document.getElementById("all-networks");
+  if (!table) return;
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const filter = document.getElementById("filter");
@@ -42,21 +43,27 @@ function startNetworks() {
     count.textContent = `${left} network${left === 1 ? "" : "s"}`;
   }
 
+  function mark() {
+    for (const row of rows) {
+      const chosen = picked.has(row.dataset.id);
+      row.classList.toggle("picked", chosen);
+      row.querySelector("button.pick").setAttribute("aria-pressed", chosen);
+    }
+  }
+
   [...table.tHead.rows[0].cells].forEach((heading, column) => {
     heading.querySelector("button").addEventListener("click", () => sort(column, heading));
   });
+  sift();
   filter.addEventListener("input", sift);
   state.addEventListener("change", sift);
   body.addEventListener("click", (event) => {
     const button = event.target.closest("button.pick");
     if (button) pick(button.closest("tr").dataset.id);
   });
+  mark();
   onPick.push((id) => {
-    for (const row of rows) {
-      const chosen = picked.has(row.dataset.id);
-      row.classList.toggle("picked", chosen);
-      row.querySelector("button.pick").setAttribute("aria-pressed", chosen);
-    }
+    mark();
     const row = rows.find((one) => one.dataset.id === id);
     if (row && picked.has(id) && !row.hidden) {
       const frame = table.parentElement;

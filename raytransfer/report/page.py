@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from html import escape
@@ -32,6 +32,8 @@ from raytransfer.results.filters import Filters
 from raytransfer.results.statistics import STATISTICS, Group, Statistic, Summary, summarise
 from raytransfer.results.table import Results
 
+LIVE = '<div id="live" role="status" aria-label="Progress"></div>\n'
+
 SCRIPTS = ("page.js", "figures.js", "networks.js")
 
 
@@ -46,9 +48,12 @@ def write_report(
     filters: first layers by network, as results.filters finds them. Raises UserError where the file
     cannot be written.
     """
-    out = Path(out_path)
+    write_page(page(results, statistic, filters), Path(out_path))
+
+
+def write_page(content: str, out: Path) -> None:
+    """Write a page to a file, whole or not at all. Raises UserError where it cannot be written."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    content = page(results, statistic, filters)
     try:
         part.write_text(content, encoding="utf-8", newline="\n")
         os.replace(part, out)
@@ -63,8 +68,9 @@ def page(
     results: Results,
     statistic: Statistic = "top1",
     filters: Mapping[str, Filters] | None = None,
+    live: bool = False,
 ) -> str:
-    """The whole page as text."""
+    """The whole page as text. live: for a server that is asked for its state and renews it."""
     summary = summarise(results, statistic)
     sections = [
         _findings(results, summary),
@@ -80,6 +86,11 @@ def page(
         cost_section(results),
         _provenance(results.provenance),
     ]
+    return document("How transferable are the features of each layer?", sections, live)
+
+
+def document(title: str, sections: Sequence[str], live: bool = False) -> str:
+    """A page of sections, with the scripts that draw its figures and nothing from elsewhere."""
     style = _own_file("page.css")
     plotly_js = plotly.offline.get_plotlyjs().replace("\r\n", "\n")
     looks = {
@@ -96,6 +107,7 @@ def page(
             # plotly.js sets style attributes and adds a style element of its own.
             "style-src 'unsafe-inline'",
             "img-src data: blob:",
+            *(("connect-src 'self'",) if live else ()),
             "base-uri 'none'",
             "form-action 'none'",
         )
@@ -107,14 +119,16 @@ def page(
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>How transferable are the features of each layer?</title>
+<title>{escape(title)}</title>
 <style>{style}</style>
 </head>
 <body>
 <main>
 {"".join(sections)}
 </main>
-<aside id="picked" aria-live="polite" aria-label="Picked networks" hidden></aside>
+<footer>
+<div id="picked" role="group" aria-label="Picked networks" hidden></div>
+{LIVE if live else ""}</footer>
 <script type="application/gzip" id="plotly">{html.packed(plotly_js)}</script>
 <script>{script}</script>
 </body>

@@ -91,7 +91,7 @@ def _untrained(group: Group) -> str:
     else:
         who, margin = "untrained filters beat another task's features", negated(value)
     return (
-        f"At n = {last} {who} by {points(margin)} points{_verdict(value)}. Transferred against "
+        f"At n = {last} {who} by {points(margin)} points{verdict(value)}. Transferred against "
         f"untrained, n by n: {_decided(over)}."
     )
 
@@ -99,7 +99,7 @@ def _untrained(group: Group) -> str:
 def _finetuned(group: Group) -> str:
     whole = [boost for boost in group.boosts if (boost.first, boost.last) == (1, 7)]
     said = [
-        f"over {boost.over} by {points(boost.paired)} points{_verdict(boost.paired)}"
+        f"over {boost.over} by {points(boost.paired)} points{verdict(boost.paired)}"
         for boost in whole
         if boost.series == "AnB+" and boost.paired
     ]
@@ -134,10 +134,10 @@ def boost_sentence(boosts: tuple[Boost, ...]) -> str:
         return "There are no fine-tuned transfer networks to compare with a base."
     said = (
         f"Over layers 1-7, AnB+ stands {points(whole.unpaired)} points from the mean base"
-        f"{_verdict(whole.unpaired)}"
+        f"{verdict(whole.unpaired)}"
     )
     if whole.paired:
-        said += f"; and {points(whole.paired)} from its own base{_verdict(whole.paired)}"
+        said += f"; and {points(whole.paired)} from its own base{verdict(whole.paired)}"
     return said + "."
 
 
@@ -157,7 +157,7 @@ def _changes(group: Group, series: str) -> dict[int, Estimate]:
     return {n: cell.change for n, cell in cells.items() if cell.change}
 
 
-def _verdict(value: Estimate) -> str:
+def verdict(value: Estimate) -> str:
     if value.low is None:
         return ", without an interval, which does not decide"
     return "" if value.decides else ", an interval that covers 0 and does not decide"

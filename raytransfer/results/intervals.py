@@ -54,8 +54,11 @@ def clustered(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate
 def difference(values: Sequence[float], others: Sequence[float]) -> Estimate | None:
     """Mean of `values` minus mean of `others`, with Welch's interval; n counts `values`."""
     first, second = estimate(values), estimate(others)
-    if first is None or second is None:
-        return None
+    return None if first is None or second is None else difference_of(first, second)
+
+
+def difference_of(first: Estimate, second: Estimate) -> Estimate:
+    """One mean minus another, of independent values, with Welch's interval; n is the first's."""
     mean = first.mean - second.mean
     if first.sd is None or second.sd is None:
         return Estimate(mean, None, None, first.n, first.sd)
