@@ -45,6 +45,8 @@ LIBRARIES = {
     "pyarrow": {"data", "results", "folder"},
     "scipy": {"results", "data/sources/truth"},
     "PIL": {"data", "report/weights"},
+    "mlflow": {"schedule/track"},
+    "wandb": {"schedule/track"},
     "tyro": {"cli"},
     "rich": {"cli", "schedule/progress"},
 }

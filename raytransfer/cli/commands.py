@@ -115,6 +115,7 @@ def run(
     checkpoint_every: str = "5m",
     stuck_after: float = 600.0,
     allow_change: Flag = False,
+    track: Literal["tensorboard", "mlflow", "wandb"] | None = None,
     decoding: OmitArgPrefixes[Decoding] = IN_TRAINING,
     recipe_file: RecipeFile = None,
     recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
@@ -132,6 +133,7 @@ def run(
         checkpoint_every: Steps (500), a time (90s, 5m, 1h), or never.
         stuck_after: Seconds without a batch after which a trial is started again.
         allow_change: Go on with a study whose settings differ where that does no harm.
+        track: Send each network's lines to a tracker as a run of its own. None: to none.
         decoding: Where images are decoded.
         recipe_file: File of recipe settings; flags of the command line go before it.
         recipe: Settings whose defaults are the space's.
@@ -145,6 +147,7 @@ def run(
         checkpoint_every=checkpoint_every,
         stuck_after=stuck_after,
         allow_change=allow_change,
+        track=track,
     )
     print(f"Next: raytransfer report {study}")
     return _status(results)

@@ -29,6 +29,7 @@ from raytransfer.schedule.prepared import Prepared
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.session import ray_session
 from raytransfer.schedule.stall import noticing_stalls
+from raytransfer.schedule.track import Tracker, tracking
 from raytransfer.schedule.trials import run_wave
 from raytransfer.study.plan import make_plan
 from raytransfer.study.recipe import Recipe
@@ -134,6 +135,7 @@ def run_study(
     checkpoint_every: str = CHECKPOINT_EVERY,
     stuck_after: float = STUCK_SECONDS,
     allow_change: bool = False,
+    track: Tracker | None = None,
     show: bool = True,
 ) -> Results:
     """Train every network of the study that is not finished yet, and return all results.
@@ -141,7 +143,8 @@ def run_study(
     root: the study's folder, a path or URI. The same call again trains only what is left, from the
     last checkpoints on. checkpoint_every: steps (500), a time (90s, 5m, 1h), or never. stuck_after:
     seconds without a batch after which a trial is started again. allow_change: go on where settings
-    differ that do no harm. show: whether to draw a progress display on the terminal.
+    differ that do no harm. track: where to send each network's lines. show: whether to draw a
+    progress display on the terminal.
 
     Raises UserError when the folder holds another study, is being written by another driver, or a
     trial fails for good; StoppedError when a SIGTERM or the loss of Ray ended it, with everything
@@ -171,19 +174,20 @@ def run_study(
             [trial for trial in wave if not over.issuperset(trial.treatments)]
             for wave in prepared.plan.waves
         ]
-        if any(waves):
-            watch = Watch(folder, prepared.plan, job, prepared.manifest.channels, over)
-            with (
-                display(watch, show),
-                ray_session(),
-                held.signals(),
-                # A trial tells when it was stuck: both its time and one to be started again.
-                noticing_stalls(folder, held, 2 * stuck_after),
-            ):
-                check_decoding(decoding)
-                for wave in filter(None, waves):
-                    run_wave(wave, job)
-                    held.check()
+        with tracking(folder, prepared.plan.treatments, track):
+            if any(waves):
+                watch = Watch(folder, prepared.plan, job, prepared.manifest.channels, over)
+                with (
+                    display(watch, show),
+                    ray_session(),
+                    held.signals(),
+                    # A trial tells when it was stuck: both its time and one to be started again.
+                    noticing_stalls(folder, held, 2 * stuck_after),
+                ):
+                    check_decoding(decoding)
+                    for wave in filter(None, waves):
+                        run_wave(wave, job)
+                        held.check()
         results = read_study(root)
         if all(row["state"] in ENDS for row in results.networks):
             folder.delete(CHECKPOINTS)
