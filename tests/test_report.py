@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chromium import until
@@ -15,7 +16,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from raytransfer.errors import UserError
+from raytransfer.report.curves import curves_figure
+from raytransfer.report.figures import decomposition, figure_2, figure_3
 from raytransfer.report.page import page, write_report
+from raytransfer.report.weights import movement
 from raytransfer.results.statistics import summarise
 from raytransfer.results.table import Results, in_study_order, network_row, write_table
 from raytransfer.study.treatment import Treatment
@@ -194,6 +198,55 @@ def test_figures_are_drawn(tab: Page) -> None:
     assert tab.locator("#decomposition-plot .barlayer .point").count() == 14
     assert tab.locator("#curves-plot .scatterlayer .lines path").count() >= 16
     assert tab.locator("#movement-plot .scatterlayer .trace").count() >= 5
+
+
+def test_first_figure_is_there_at_once(browser: Browser, report: Path) -> None:
+    """The best of five, as the machine has other things to do."""
+    drawn = "performance.getEntriesByName('first figure')[0].startTime"
+    assert min(tab.evaluate(drawn) for _ in range(5) for tab in opened(browser, report)) < 1500
+
+
+def test_plotly_starts_with_two_kinds_of_traces(tab: Page) -> None:
+    """A third of its time; where this fails, plotly.js looks another way: see page.REGISTERED."""
+    assert set(tab.evaluate("Object.keys(Plotly.PlotSchema.get().traces)")) == {"bar", "scatter"}
+
+
+def test_a_report_of_250_long_networks_is_small() -> None:
+    networks = realistic().networks[:250]
+    generator = np.random.default_rng(0)
+    curves = {
+        row["treatment"]: [
+            {
+                "step": 1000 * k,
+                "images": 256_000 * k,
+                "epoch": k // 3,
+                "learning_rate": 0.01 * 0.1 ** (k // 100),
+                "train_loss": float(generator.normal(1, 0.1)),
+                "top1": float(generator.uniform()),
+            }
+            for k in range(1, 451)
+        ]
+        for row in networks
+    }
+    filters = {row["treatment"]: np.zeros((96, 3, 11, 11), np.float32) for row in networks[:6]}
+    content = page(Results(networks, curves, {"recipe": {}}), filters=filters)
+    assert len(content.encode()) < 6_000_000
+
+
+@pytest.mark.parametrize("name", ["figure 2", "figure 3", "decomposition", "curves", "movement"])
+def test_every_view_is_what_plotly_takes(results: Results, name: str) -> None:
+    summary = summarise(results)
+    views = {
+        "figure 2": lambda: figure_2(results, "top1"),
+        "figure 3": lambda: [figure_3(results, summary)],
+        "decomposition": lambda: decomposition(results, summary),
+        "curves": lambda: [curves_figure(results)],
+        "movement": lambda: movement(results, summary),
+    }[name]()
+    assert views
+    for view in views[:: max(1, len(views) // 6)]:
+        go.Figure(view.figure)  # refuses properties and values that there are not
+        assert {len(row) for row in view.numbers} == {len(view.numbers[0])}
 
 
 def test_figures_offer_no_upload(tab: Page) -> None:
