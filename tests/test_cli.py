@@ -426,6 +426,20 @@ def test_reading_needs_neither_torch_nor_ray(study, tmp_path):
         assert (done.returncode, done.stderr) == (0, ""), args
 
 
+def test_a_command_that_trains_names_what_is_not_installed():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from raytransfer.cli import main\n"
+        "sys.exit(main(['run', 'demo', '--data', 'x', '--study', 'y']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "raytransfer: this command needs torch, which reading results does not: "
+        "pip install 'raytransfer[train]'.\n"
+    )
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom raytransfer.cli import main\n"

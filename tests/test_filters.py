@@ -90,7 +90,7 @@ def test_filters_are_drawn_between_their_own_ends():
     assert image.shape == (2 * 5 + 1, 3 * 4 + 2, 3)
     corner = image[:5, :4].astype(int)
     assert (corner.min(), corner.max()) == (0, 255)
-    assert (image[5] == 128).all()  # between them
+    assert (image[5] == 255).all()  # between them
     grey = sheet(filters(shape=(6, 1, 5, 4)))
     assert (grey == grey[..., :1]).all()
     assert (sheet(np.zeros((1, 3, 2, 2), np.float32))[:, :2] == 0).all()

@@ -462,6 +462,15 @@ def test_page_fits_a_phone_and_the_dark(
         assert (background == "rgb(20, 22, 26)") == ("color_scheme" in settings)
 
 
+def test_paper_is_light_whatever_the_screen_is(browser: Browser, report: Path) -> None:
+    ink = "document.getElementById('figure-2-plot').layout.font.color"
+    for tab in opened(browser, report, color_scheme="dark"):
+        assert tab.evaluate(ink) == "#e7e9ed"
+        tab.emulate_media(media="print", color_scheme="dark")
+        until(tab, ink, "#1d2128")
+        expect(tab.locator(".controls").first).to_be_hidden()
+
+
 def test_curves_of_bases_alone_are_drawn(
     results: Results, browser: Browser, tmp_path: Path
 ) -> None:

@@ -29,6 +29,9 @@ CLOSED, WRONG, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses: nobody reads the output; the command was wrong; a SIGTERM or the loss of Ray, with
 everything saved (EX_TEMPFAIL of sysexits.h: try again); Ctrl-C."""
 
+TRAINING = ("cv2", "ray", "safetensors", "simplejpeg", "torch", "torchvision")
+"""Packages of the extra `train`."""
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
     for command in (
@@ -50,6 +53,16 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
         print("raytransfer:", "\n  ".join(lines), file=sys.stderr)
+        return WRONG
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINING:
+            raise
+        print(
+            f"raytransfer: this command needs {package}, which reading results does not: "
+            "pip install 'raytransfer[train]'.",
+            file=sys.stderr,
+        )
         return WRONG
     except StoppedError as error:
         print(f"raytransfer: {error}; the same command goes on.", file=sys.stderr)

@@ -23,7 +23,6 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 from raytransfer.cli.tables import print_table
 from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.errors import UserError
-from raytransfer.folder import Folder
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import load_space
 
@@ -255,6 +254,7 @@ def report(
 
 
 def _compare(source: str, other: str, out: Path, statistic: Statistic) -> None:
+    from raytransfer.folder import Folder
     from raytransfer.report.comparison import comparison
     from raytransfer.report.page import write_page
 

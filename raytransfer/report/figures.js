@@ -3,7 +3,10 @@
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
 const redraws = [];
-dark.addEventListener("change", () => redraws.forEach((again) => again()));
+// On paper, too, figures are in the colours of the page around them.
+for (const change of [dark, narrow, window.matchMedia("print")]) {
+  change.addEventListener("change", () => redraws.forEach((again) => again()));
+}
 
 const PAPER = { ink: "#1d2128", soft: "#5a626e", card: "#ffffff", grid: "#e9ebee", rule: "#c9cdd3" };
 const PAPER_WIDTH = 672; // 7 inches, the width of a page's text
@@ -116,8 +119,9 @@ async function startFigure(figure) {
     });
   }
 
-  function content() {
+  function content(color) {
     const data = view.data.map((trace) => ({ ...dressed(trace), visible: seen(trace) }));
+    for (const trace of data) if (trace.error_y) trace.error_y = { ...trace.error_y, color: color.ink };
     const layout = structuredClone(view.layout);
     if (along?.value === "images") {
       for (const trace of data) trace.x = trace.x.map((step) => step * trace.meta.images);
@@ -127,9 +131,10 @@ async function startFigure(figure) {
   }
 
   function draw() {
-    const { data, layout } = content();
+    const color = colors();
+    const { data, layout } = content(color);
     const named = data.filter((trace) => trace.showlegend !== false && trace.visible !== false);
-    return Plotly.react(plot, data, fitted(themed(layout, colors()), named.length), {
+    return Plotly.react(plot, data, fitted(themed(layout, color), named.length), {
       responsive: true,
       displaylogo: false,
       // plotly.js offers to upload the chart by default; this page sends nothing anywhere.
@@ -140,7 +145,7 @@ async function startFigure(figure) {
 
   // For a paper: white, of a page's width, whatever the reader's screen is.
   async function image(format) {
-    const { data, layout } = content();
+    const { data, layout } = content(PAPER);
     const shown = { ...themed(layout, PAPER, 11), paper_bgcolor: "#ffffff", width: PAPER_WIDTH };
     const scale = format === "png" ? PAPER_SCALE : 1;
     const size = { format, width: PAPER_WIDTH, height: layout.height, scale };

@@ -161,4 +161,6 @@ class _Pace:
         if share <= first:
             return "time left not known yet"
         minutes = (now - began) / (share - first) * (1 - share) / 60
+        if minutes < 1:
+            return "less than a minute left"
         return f"about {minutes / 60:.1f} hours left" if minutes > 90 else f"{minutes:.0f} min left"

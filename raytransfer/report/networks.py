@@ -27,7 +27,8 @@ def networks_section(results: Results) -> str:
     places = {"treatment": 0, "state": 1, "reason": 9}
     shown.sort(key=lambda column: places.get(column.name, 5))
     header = "".join(
-        f'<th scope="col" class="{column.type}" aria-sort="none" title="{escape(column.meaning)}">'
+        f'<th scope="col" class="{"sha256" if _is_hash(column.name) else column.type}" '
+        f'aria-sort="none" title="{escape(column.meaning)}">'
         f'<button type="button" class="sort">{_heading(column.name)}</button></th>'
         for column in shown
     )
@@ -59,6 +60,10 @@ def networks_section(results: Results) -> str:
     return html.section("networks", "Networks", said, body)
 
 
+def _is_hash(name: str) -> bool:
+    return name.endswith("sha256")
+
+
 def _heading(name: str) -> str:
     names = {"top1_best10": "top-1, ten best", "images_per_second": "images/s"}
     shown = names.get(name, name.removesuffix("_sha256").replace("_", " "))
@@ -67,7 +72,7 @@ def _heading(name: str) -> str:
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
-        return "<td></td>"
+        return '<td class="sha256"></td>' if _is_hash(name) else "<td></td>"
     if name == "treatment":
         return (
             '<th scope="row"><button type="button" class="pick" aria-pressed="false">'
@@ -75,8 +80,8 @@ def _cell(name: str, value: Any) -> str:
         )
     if name == "state":
         return f'<td><span class="state">{escape(value)}</span></td>'
-    if name.endswith("sha256"):
-        return f'<td><code class="hash">{escape(value)}</code></td>'
+    if _is_hash(name):
+        return f'<td class="sha256"><code class="hash">{escape(value)}</code></td>'
     if name in _PERCENT:
         return f'<td class="number">{100 * value:.2f}</td>'
     if name in ("loss", "train_loss"):

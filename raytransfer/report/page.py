@@ -181,6 +181,7 @@ def _findings(results: Results, summary: Summary) -> str:
 <p class="note">B is the task that a network is trained and scored on, A the other task of its
 split; n is the number of layers copied, and a + says that they go on learning. An A in the role of
 the target is drawn under the same names.</p>
+{html.details("How the intervals are made", f'<p class="note">{words.METHOD}</p>')}
 </header>
 """
 

@@ -61,7 +61,7 @@ def sheet(filters: Filters) -> NDArray[np.uint8]:
         shades = np.repeat(shades.mean(axis=1, keepdims=True), 3, axis=1)
     columns = int(np.ceil(np.sqrt(1.5 * count)))
     rows = -(-count // columns)
-    image = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 128, np.uint8)
+    image = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
     for place, shade in enumerate(shades):
         top, left = (place // columns) * (height + GAP), (place % columns) * (width + GAP)
         pixels = np.rint(255 * shade.transpose(1, 2, 0)).astype(np.uint8)

@@ -16,6 +16,17 @@ CONFOUND = (
 )
 
 
+METHOD = (
+    "The unit is the network: an interval says how another study of as many networks might have "
+    "come out, and more validation images would not narrow it. Changes are paired with the base of "
+    "the same split, target and seed, and AnB with the BnB of the same n, so that what they share "
+    "cancels. Intervals of one n are Student's t over networks or pairs; those of Table 1, where "
+    "networks of several n share a base, are t over bases, and its unpaired ones are Welch's. None "
+    "is corrected for the number of n that are looked at side by side: of twenty cells in which "
+    "nothing is, one is expected to leave out 0. One network has no interval."
+)
+
+
 def findings(summary: Summary) -> list[str]:
     """The page's first paragraph: what was measured, and each reading of the paper's, as found."""
     said = [_measured(summary)]
