@@ -279,6 +279,42 @@ def test_legend_takes_a_series_out_of_both_panels(tab: Page) -> None:
     expect(traces).to_have_count(before)
 
 
+def test_the_legend_is_reached_by_keyboard_and_holds_over_redraws(tab: Page) -> None:
+    traces = tab.locator("#figure-2-plot .scatterlayer .trace")
+    before = traces.count()
+    entry = tab.get_by_role("checkbox", name="show BnB (selffer, frozen)").first
+    expect(entry).to_have_attribute("aria-checked", "true")
+    entry.focus()
+    tab.keyboard.press("Enter")
+    expect(traces).to_have_count(before - 3)
+    expect(entry).to_have_attribute("aria-checked", "false")
+    expect(entry).to_be_focused()
+    pick = tab.locator("tr[data-id='random:0.B2B.s0'] .pick")
+    pick.click()  # draws anew
+    expect(traces).to_have_count(before - 3)
+    pick.click()
+    entry.focus()
+    tab.keyboard.press(" ")
+    expect(traces).to_have_count(before)
+
+
+def test_what_is_drawn_is_a_table_too(tab: Page) -> None:
+    drawn = tab.locator("[data-figure=figure-2] details.drawn")
+    drawn.locator("summary").click()
+    rows = drawn.locator("tbody tr")
+    numbers = next(view for view in figure_2(realistic(), "top1")).numbers
+    expect(rows).to_have_count(len(numbers) - 1)
+    assert rows.first.locator("td").all_text_contents() == [str(cell) for cell in numbers[1]]
+    figure_menu(tab, "figure-2", 0).select_option("dissimilar, target B")
+    expect(rows.first.locator("td").nth(3)).to_have_text("dissimilar.baseB.s0")
+    figure_menu(tab, "figure-2", 0).select_option("random splits")
+    drawn.locator("summary").click()
+    curves = tab.locator("[data-figure=curves] details.drawn")
+    curves.locator("summary").click()
+    expect(curves.locator("caption")).to_contain_text("The first 1,000 of 6,200 rows")
+    curves.locator("summary").click()
+
+
 def figure_menu(tab: Page, figure: str, place: int) -> Locator:
     return tab.locator(f"[data-figure={figure}] select[data-view='{place}']")
 

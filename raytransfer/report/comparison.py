@@ -30,7 +30,7 @@ MENUS = ("networks", "series", "shown as")
 OTHER = {"dash": "dot", "symbol": "-open"}
 """How the second study's lines and markers differ from the first's."""
 
-ASIDE = ("treatments", "command", "versions", "git_revision", "layout", "lease")
+ASIDE = ("treatments", "command", "versions", "git_revision", "layout")
 """Parts of a study's description that are told, but make no difference to what it finds."""
 
 MOST_SETTINGS = 60

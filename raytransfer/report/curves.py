@@ -54,7 +54,8 @@ def curves_figure(results: Results) -> View | None:
             (row["treatment"], *(_short(one.get(name)) for name in numbers[0][1:])) for one in curve
         ]
     for trace in rates.values():
-        data.append(trace | {"name": "learning rate", "line": {"color": BASE_COLOR, "width": 2}})
+        name = {"name": "learning rate", "legendgroup": "learning rate"}
+        data.append(trace | name | {"line": {"color": BASE_COLOR, "width": 2}})
     return View((), {"data": data, "layout": layout}, tuple(numbers))
 
 

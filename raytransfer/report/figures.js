@@ -11,6 +11,7 @@ for (const change of [dark, narrow, window.matchMedia("print")]) {
 const PAPER = { ink: "#1d2128", soft: "#5a626e", card: "#ffffff", grid: "#e9ebee", rule: "#c9cdd3" };
 const PAPER_WIDTH = 672; // 7 inches, the width of a page's text
 const PAPER_SCALE = 300 / 96; // 300 dots an inch
+const MOST_ROWS = 1000; // of a table in the page; a CSV has all
 
 function colors() {
   const style = getComputedStyle(document.documentElement);
@@ -21,6 +22,7 @@ function colors() {
 function themed(layout, color, size = 13) {
   const copy = structuredClone(layout);
   copy.autosize = true;
+  copy.legend.itemdoubleclick = false;
   copy.paper_bgcolor = copy.plot_bgcolor = "rgba(0, 0, 0, 0)";
   copy.font = { family: getComputedStyle(document.body).fontFamily, size, color: color.ink };
   copy.hoverlabel = {
@@ -83,6 +85,28 @@ function csv(rows) {
   return rows.map((row) => row.map(cell).join(",") + "\n").join("");
 }
 
+function fillTable(place, [header, ...rows]) {
+  const table = document.createElement("table");
+  const line = (part, cells, kind) => {
+    const row = part.insertRow();
+    for (const value of cells) {
+      const cell = document.createElement(kind);
+      cell.textContent = value ?? "";
+      if (kind === "th") cell.scope = "col";
+      row.append(cell);
+    }
+  };
+  if (rows.length > MOST_ROWS) {
+    const number = (count) => count.toLocaleString("en");
+    table.createCaption().textContent =
+      `The first ${number(MOST_ROWS)} of ${number(rows.length)} rows; the CSV has all.`;
+  }
+  line(table.createTHead(), header, "th");
+  const body = table.createTBody();
+  for (const row of rows.slice(0, MOST_ROWS)) line(body, row, "td");
+  place.replaceChildren(table);
+}
+
 async function startFigure(figure) {
   const id = figure.dataset.figure;
   const plot = figure.querySelector(".plot");
@@ -91,6 +115,8 @@ async function startFigure(figure) {
   const menus = [...figure.querySelectorAll("select[data-menu]")];
   const overlay = figure.querySelector("[data-overlay]");
   const along = figure.querySelector("[data-along]");
+  const table = figure.querySelector("details.drawn");
+  const toggled = new Map(); // names of the legend that the reader has taken out or in
   let view;
 
   async function choose(event) {
@@ -104,11 +130,37 @@ async function startFigure(figure) {
     );
     const chosen = places.reduce((a, b) => (agreeing(choices[b]) > agreeing(choices[a]) ? b : a));
     choosers.forEach((chooser, i) => { chooser.value = choices[chosen][i]; });
-    view = JSON.parse(await unpacked(views[chosen]));
+    view = { place: chosen, ...JSON.parse(await unpacked(views[chosen])) };
+    tell();
     await draw();
   }
 
+  function tell() {
+    if (table.open) fillTable(table.querySelector("div"), view.numbers);
+  }
+
+  function toggle(name) {
+    toggled.set(name, plot.data.find((trace) => trace.legendgroup === name).visible !== true);
+    return draw();
+  }
+
+  // The legend can be reached and used by keyboard, as by mouse.
+  function openLegend() {
+    for (const entry of plot.querySelectorAll(".legend .traces")) {
+      const { trace } = entry.__data__[0];
+      entry.setAttribute("tabindex", "0");
+      entry.setAttribute("role", "checkbox");
+      entry.setAttribute("aria-checked", trace.visible === true);
+      entry.setAttribute("aria-label", `show ${trace.name}`);
+    }
+  }
+
   function seen(trace) {
+    const shown = chosenToBeSeen(trace);
+    return shown && toggled.has(trace.legendgroup) ? toggled.get(trace.legendgroup) || "legendonly" : shown;
+  }
+
+  function chosenToBeSeen(trace) {
     if (trace.meta?.overlay) return overlay.checked;
     if (!menus.length) return trace.visible ?? true;
     if (!trace.meta.network || picked.has(trace.meta.network)) return true;
@@ -122,7 +174,8 @@ async function startFigure(figure) {
   function content(color) {
     const data = view.data.map((trace) => ({ ...dressed(trace), visible: seen(trace) }));
     for (const trace of data) if (trace.error_y) trace.error_y = { ...trace.error_y, color: color.ink };
-    const layout = structuredClone(view.layout);
+    // Where one view is drawn anew, as when networks are picked, the reader's zoom stays.
+    const layout = { ...structuredClone(view.layout), uirevision: view.place };
     if (along?.value === "images") {
       for (const trace of data) trace.x = trace.x.map((step) => step * trace.meta.images);
       for (const axis of Object.values(layout)) if (axis.title?.text === "steps") axis.title.text = "images";
@@ -130,17 +183,18 @@ async function startFigure(figure) {
     return { data, layout };
   }
 
-  function draw() {
+  async function draw() {
     const color = colors();
     const { data, layout } = content(color);
     const named = data.filter((trace) => trace.showlegend !== false && trace.visible !== false);
-    return Plotly.react(plot, data, fitted(themed(layout, color), named.length), {
+    await Plotly.react(plot, data, fitted(themed(layout, color), named.length), {
       responsive: true,
       displaylogo: false,
       // plotly.js offers to upload the chart by default; this page sends nothing anywhere.
       plotlyServerURL: "",
       modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d", "toImage"],
     });
+    openLegend();
   }
 
   // For a paper: white, of a page's width, whatever the reader's screen is.
@@ -169,7 +223,21 @@ async function startFigure(figure) {
   figure.querySelector("#look")?.addEventListener("change", () => redraws.forEach((again) => again()));
   redraws.push(draw);
   onPick.push(draw);
+  table.addEventListener("toggle", tell);
+  plot.addEventListener("keydown", async (event) => {
+    const entry = event.target.closest?.(".legend .traces");
+    if (!entry || (event.key !== "Enter" && event.key !== " ")) return;
+    event.preventDefault();
+    const name = entry.__data__[0].trace.legendgroup;
+    await toggle(name);
+    const entries = [...plot.querySelectorAll(".legend .traces")];
+    entries.find((other) => other.__data__[0].trace.legendgroup === name)?.focus();
+  });
   await choose();
+  plot.on("plotly_legendclick", ({ data, curveNumber }) => {
+    toggle(data[curveNumber].legendgroup);
+    return false;
+  });
   plot.on("plotly_click", ({ points: [point] }) => {
     const network = point.customdata ?? point.data.meta?.network;
     if (network) pick(network);

@@ -350,6 +350,7 @@ def _bars(kind: str, values: Mapping[int, Estimate], color: str) -> Trace:
             "pattern": {"shape": "" if kind == "co-adaptation" else "/", "fgopacity": 0.6},
         },
         "name": f"{kind} ({of})",
+        "legendgroup": kind,
         "meta": {},
     }
 

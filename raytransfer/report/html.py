@@ -56,6 +56,9 @@ def figure(
         f'<figure data-figure="{id}"><div class="controls">{chosen}{controls}'
         f'<span class="downloads">{downloads}</span></div>'
         f'<div class="plot" id="{id}-plot" role="group" aria-label="{escape(title)}"></div>'
+        '<details class="drawn"><summary>What is drawn, as a table</summary>'
+        f'<div class="scroll tall" tabindex="0" role="group" aria-label="{escape(title)}: what is '
+        'drawn"></div></details>'
         f'<script type="application/json">{_json(content)}</script></figure>'
     )
 
