@@ -54,8 +54,9 @@ def curves_figure(results: Results) -> View | None:
             (row["treatment"], *(_short(one.get(name)) for name in numbers[0][1:])) for one in curve
         ]
     for trace in rates.values():
-        name = {"name": "learning rate", "legendgroup": "learning rate"}
-        data.append(trace | name | {"line": {"color": BASE_COLOR, "width": 2}})
+        trace |= {"name": "learning rate", "legendgroup": "learning rate"}
+        trace["line"] = {"color": BASE_COLOR, "width": 2}
+        data.append(trace)
     return View((), {"data": data, "layout": layout}, tuple(numbers))
 
 

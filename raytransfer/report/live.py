@@ -55,7 +55,7 @@ class LiveReport:
         version = hashlib.sha256(content.encode()).hexdigest()
         if version != self.version:
             filters = first_filters(self._folder, results)
-            self.page = page(results, self._statistic, filters, live=True)
+            self.page = page(results, self._statistic, filters, version)
             self.version = version
 
     def keep_looking(self) -> None:

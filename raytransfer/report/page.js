@@ -96,7 +96,7 @@ async function renew() {
 }
 
 async function follow(live) {
-  let version;
+  let { version } = live.dataset;
   for (;;) {
     try {
       const state = await (await fetch("/state")).json();
@@ -105,7 +105,7 @@ async function follow(live) {
         line.textContent = sentence;
         return line;
       }));
-      if (version !== undefined && version !== state.version) await renew();
+      if (version !== state.version) await renew();
       version = state.version;
     } catch {
       live.textContent = "The server of this page does not answer; it shows what was last told.";

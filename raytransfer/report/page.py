@@ -36,8 +36,6 @@ from raytransfer.results.table import Results
 REGISTERED = re.compile(r"\.register\(\[([\w$]+\(\))(?:,[\w$]+\(\))+\]\)")
 """Where plotly.js sets up its kinds of traces."""
 
-LIVE = '<div id="live" role="status" aria-label="Progress"></div>\n'
-
 SCRIPTS = ("page.js", "figures.js", "networks.js")
 
 
@@ -72,9 +70,10 @@ def page(
     results: Results,
     statistic: Statistic = "top1",
     filters: Mapping[str, Filters] | None = None,
-    live: bool = False,
+    version: str | None = None,
 ) -> str:
-    """The whole page as text. live: for a server that is asked for its state and renews it."""
+    """The whole page as text. version: of a page that asks its server for later ones; None for one
+    that stands alone."""
     summary = summarise(results, statistic)
     sections = [
         _findings(results, summary),
@@ -90,10 +89,10 @@ def page(
         cost_section(results),
         _provenance(results.provenance),
     ]
-    return document("How transferable are the features of each layer?", sections, live)
+    return document("How transferable are the features of each layer?", sections, version)
 
 
-def document(title: str, sections: Sequence[str], live: bool = False) -> str:
+def document(title: str, sections: Sequence[str], version: str | None = None) -> str:
     """A page of sections, with the scripts that draw its figures and nothing from elsewhere."""
     style = _own_file("page.css")
     plotly_js = _plotly_js()
@@ -101,6 +100,9 @@ def document(title: str, sections: Sequence[str], live: bool = False) -> str:
         name: {series: asdict(look) for series, look in chosen.items()}
         for name, chosen in (("safe", LOOKS), ("paper", PAPER_LOOKS))
     }
+    live = ""
+    if version:
+        live = f'<div id="live" data-version="{version}" role="status" aria-label="Progress"></div>'
     own = "".join(map(_own_file, SCRIPTS))
     script = f'"use strict";\nconst LOOKS = {json.dumps(looks)};\n{own}'
     policy = "; ".join(
@@ -111,7 +113,7 @@ def document(title: str, sections: Sequence[str], live: bool = False) -> str:
             # plotly.js sets style attributes and adds a style element of its own.
             "style-src 'unsafe-inline'",
             "img-src data: blob:",
-            *(("connect-src 'self'",) if live else ()),
+            *(("connect-src 'self'",) if version else ()),
             "base-uri 'none'",
             "form-action 'none'",
         )
@@ -132,7 +134,7 @@ def document(title: str, sections: Sequence[str], live: bool = False) -> str:
 </main>
 <footer>
 <div id="picked" role="group" aria-label="Picked networks" hidden></div>
-{LIVE if live else ""}</footer>
+{live}</footer>
 <script type="application/gzip" id="plotly">{html.packed(plotly_js)}</script>
 <script>{script}</script>
 </body>
