@@ -64,7 +64,7 @@ def test_progress_is_told_with_what_trains(folder, served):
     ]
     train(folder, 75)
     report.look()
-    assert report.told[0] == "6 of 8 networks are over, 94 %; less than a minute left."
+    assert report.told[0] == "6 of 8 networks are over, 94 %; 0:00 left."
     version = json.loads(ask(port, "/state")[1])["version"]
     for id in IDS[6:]:
         finish(folder, id, 0.5)

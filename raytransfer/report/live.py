@@ -15,6 +15,7 @@ from typing import Any
 from raytransfer.errors import UserError
 from raytransfer.report.page import page
 from raytransfer.results.filters import first_filters
+from raytransfer.results.pace import Pace
 from raytransfer.results.sound import ENDS
 from raytransfer.results.statistics import Statistic
 from raytransfer.results.store import StudyFolder, read_study
@@ -39,7 +40,7 @@ class LiveReport:
         """Raises UserError where there is no study."""
         self._folder = StudyFolder(study)
         self._statistic = statistic
-        self._pace = _Pace()
+        self._pace = Pace()
         self.version = ""
         self.page = ""
         self.told: list[str] = []
@@ -128,14 +129,14 @@ def _recent(lane: dict[str, Any]) -> bool:
 
 
 def _told(
-    results: Results, lanes: list[dict[str, Any]], steps: dict[str, float], pace: "_Pace"
+    results: Results, lanes: list[dict[str, Any]], steps: dict[str, float], pace: Pace
 ) -> list[str]:
     total = len(results.networks)
     over = {row["treatment"] for row in results.networks if row["state"] in ENDS}
     done = len(over) + sum(share for id, share in steps.items() if id not in over)
     if len(over) == total:
         return [f"All {total} networks are over."]
-    left = pace.left(done / total) if lanes else "nothing trains now"
+    left = (pace.left(done / total) or "time left not known yet") if lanes else "nothing trains now"
     told = [f"{len(over)} of {total} networks are over, {100 * done / total:.0f} %; {left}."]
     for lane in lanes:
         names = [str(id) for id in lane["networks"] if id not in over]
@@ -144,23 +145,3 @@ def _told(
             shown = ", ".join(names[:6]) + more
             told.append(f"{shown}: step {lane['step']} of {lane['steps']}, {lane['doing']}")
     return told
-
-
-class _Pace:
-    """How long a study still takes, by what it did while it was watched."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
-
-    def left(self, share: float) -> str:
-        """share: of all networks' steps that is done, 0 to 1."""
-        now = time.monotonic()
-        if self._first is None or share < self._first[1]:
-            self._first = now, share
-        began, first = self._first
-        if share <= first:
-            return "time left not known yet"
-        minutes = (now - began) / (share - first) * (1 - share) / 60
-        if minutes < 1:
-            return "less than a minute left"
-        return f"about {minutes / 60:.1f} hours left" if minutes > 90 else f"{minutes:.0f} min left"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raytransfer.errors import UserError
+from raytransfer.results.pace import Pace
 from raytransfer.results.store import EVENTS, StudyFolder
 from raytransfer.schedule.attempts import StudyJob
 from raytransfer.schedule.cost import relative_costs
@@ -110,7 +111,7 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
         disable=not console.is_terminal,
     )
     task = progress.add_task("", total=1.0, networks="", left="starting Ray", running="")
-    pace = _Pace()
+    pace = Pace()
     said_at = 0.0
 
     def tell() -> None:
@@ -123,7 +124,7 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
         tell()
         networks = f"{watch.finished} of {watch.networks} networks"
         running = "; ".join(watch.running)
-        left = pace.left(share)
+        left = pace.left(share) or "starting Ray"
         progress.update(task, completed=share, networks=networks, left=left, running=running)
         if not console.is_terminal and time.monotonic() - said_at > SAY_SECONDS:
             said_at = time.monotonic()
@@ -139,24 +140,3 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
                 tell()
                 networks = f"{watch.finished} of {watch.networks} networks"
                 progress.update(task, completed=share, networks=networks, left="", running="")
-
-
-class _Pace:
-    """How long a study still takes, from what it has done since training was first seen."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, float] | None = None
-
-    def left(self, share: float) -> str:
-        """share: of the study's work that is done, 0 to 1."""
-        now = time.monotonic()
-        if self._start is None or share < self._start[1]:
-            self._start = now, share
-        since, first = self._start
-        if share == first:
-            # Nothing has been seen to move: Ray still starts.
-            self._start = now, share
-            return "starting Ray"
-        minutes, seconds = divmod(int((now - since) / (share - first) * (1 - share)), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes:02} min left" if hours else f"{minutes}:{seconds:02} left"
