@@ -6,7 +6,7 @@ import pytest
 
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
-from raytransfer.schedule.identity import claim
+from raytransfer.schedule.identity import claim, told
 
 STUDY = {
     "treatments": ["random:0.baseA.s0", "random:0.baseB.s0"],
@@ -90,3 +90,14 @@ def test_changes_add_up_and_no_network_is_forgotten(folder):
     now = folder.read_json("study.json")
     assert now["treatments"] == ["random:0.A3B.s0", *STUDY["treatments"]]
     assert len(now["changes"]) == 2
+
+
+def test_a_command_is_told_without_the_keys_of_its_uris():
+    words = [
+        "raytransfer",
+        "run",
+        "--data",
+        "s3://key:w0rd%2F@bucket/x?region=a@b",
+        "--study=gs://b",
+    ]
+    assert told(words) == "raytransfer run --data s3://bucket/x?region=a@b --study=gs://b"

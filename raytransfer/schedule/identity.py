@@ -1,10 +1,11 @@
 """What a study is: study.json, and whether a folder holds the same one."""
 
 import platform
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,13 @@ def described(prepared: Prepared, deterministic: bool) -> dict[str, Any]:
             **{name: version(name) for name in ("torch", "ray", "pyarrow", "numpy")},
         },
         "git_revision": _git_revision(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": told([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def told(words: Sequence[str]) -> str:
+    """A command as it may be told, without the keys and passwords of its URIs."""
+    return re.sub(r"(://)[^/@\s]+@", r"\1", " ".join(words))
 
 
 def refuse_foreign(folder: Folder) -> None:

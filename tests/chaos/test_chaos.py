@@ -13,6 +13,7 @@ from faults import Chaos, drop_store, fill_disk, kill, outcome, pause, terminate
 from pyarrow import fs
 from ray.cluster_utils import Cluster
 
+from raytransfer.cli import main
 from raytransfer.data.manifest import demo_shards
 from raytransfer.errors import UserError
 from raytransfer.results.lease import HEARTBEAT_SECONDS, Lease
@@ -153,6 +154,11 @@ def test_an_object_store_that_does_not_answer_is_waited_for(space, undisturbed, 
     (chaos.folder / "store.pid").write_text(str(number))
     chaos.run()
     check(chaos, root, undisturbed)
+    assert main(["report", root, "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "5 of 5 networks are finished" in page
+    assert 'alt="8 filters of random:0.baseB.s0"' in page
+    assert "key:word" not in page
 
 
 def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tmp_path):
