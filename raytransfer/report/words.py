@@ -65,6 +65,21 @@ def transfer(group: Group) -> str:
     if not changes:
         return ""
     first, last = min(changes), max(changes)
+    fall = _fall(changes)
+    if fall is not None:
+        before = max((n for n in changes if n < fall), default=None)
+        said = ""
+        if before is not None:
+            said = (
+                f"Up to n = {before}, frozen features of another task (AnB, {group.name}) are not "
+                f"told apart from the network's own training: {points(changes[before])} points of "
+                f"top-1 at n = {before}. "
+            )
+        who = "they" if said else f"frozen features of another task (AnB, {group.name})"
+        said += f"From n = {fall} on {who} serve worse: {points(changes[fall])} at n = {fall}"
+        if last != fall:
+            said += f", and {points(changes[last])} at n = {last}"
+        return f"{said}."
     ends = f"{points(changes[first])} points at n = {first}"
     if last != first:
         ends += f" and {points(changes[last])} at n = {last}"
@@ -150,6 +165,18 @@ def boost_sentence(boosts: tuple[Boost, ...]) -> str:
     if whole.paired:
         said += f"; and {points(whole.paired)} from its own base{verdict(whole.paired)}"
     return said + "."
+
+
+def _fall(changes: Mapping[int, Estimate]) -> int | None:
+    """The n from which on every change is known to be a loss, where none before is known to be
+    anything and all of them have intervals; None where the data tell no such simple story."""
+    lost = {n: value.decides and value.mean < 0 for n, value in changes.items()}
+    fall = min((n for n in changes if all(lost[m] for m in changes if m >= n)), default=None)
+    if fall is None:
+        return None
+    before = [value for n, value in changes.items() if n < fall]
+    plain = all(value.low is not None and not value.decides for value in before)
+    return fall if plain else None
 
 
 def points(value: Estimate) -> str:
