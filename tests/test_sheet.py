@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,10 +10,9 @@ from html import unescape
 from pathlib import Path
 
 import corpus
-import playwright.sync_api
 import pytest
-from chromium import CHROMIUM, FLAGS
 from PIL import Image
+from playwright.sync_api import Browser, Page
 from pyarrow import parquet as pq
 
 from raytransfer.cli import main
@@ -150,35 +148,26 @@ def test_names_that_are_no_text_do_not_stop_it(shards: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def tab(shards: Path, tmp_path: Path) -> Iterator[playwright.sync_api.Page]:
+def tab(shards: Path, tmp_path: Path, browser: Browser) -> Iterator[Page]:
     """The page on a phone in the dark. Fails on any other request and on what it complains of."""
-    if not CHROMIUM.exists():
-        reason = f"the page is tested in Chromium, and there is no {CHROMIUM}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
     write_sheet(shards, tmp_path / "sheet.html")
     uri = (tmp_path / "sheet.html").as_uri()
-    with playwright.sync_api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = browser.new_context(
-            viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True
-        )
-        page = context.new_page()
-        asked, said = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.goto(uri)
-        yield page
-        browser.close()
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True
+    )
+    page = context.new_page()
+    asked, said = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.goto(uri)
+    yield page
+    context.close()
     assert [url for url in asked if not url.startswith("data:")] == [uri]
     assert said == []
 
 
-def test_names_with_html_stay_text_and_the_page_fits_a_phone(
-    tab: playwright.sync_api.Page,
-) -> None:
+def test_names_with_html_stay_text_and_the_page_fits_a_phone(tab: Page) -> None:
     assert tab.locator("h2 bdi").first.text_content() == NAME
     assert tab.locator("img").count() == 48
     assert tab.locator("script").count() == 0

@@ -24,7 +24,7 @@ from raytransfer.study.recipe import Recipe
 from raytransfer.study.treatment import Treatment
 
 recipe = Recipe(
-    network="small", steps=600, batch=32, validate_every=300, learning_rate=0.02,
+    network="small", steps=300, batch=32, validate_every=150, learning_rate=0.02,
     schedule="one-cycle", dropout=0.1, mirror=True, pad=2,
 )
 
@@ -45,7 +45,7 @@ def space(tmp_path_factory):
 
 def command(space, study, *options):
     data = ("--data", demo_shards(), "--study", study)
-    return ("run", space, *data, "--deterministic", "--checkpoint-every", "100", *options)
+    return ("run", space, *data, "--deterministic", "--checkpoint-every", "50", *options)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def attacked(space, undisturbed, folder, faults, *options, starts=1, **environme
 def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
     """One command, which goes on by itself."""
     faults = [
-        kill("trial", at="step 110"),
+        kill("trial", at="step 70"),
         kill("worker", at="validation"),
         kill("worker", at="write checkpoints/"),
         kill("worker", at="write B.s0/weights"),
@@ -93,9 +93,8 @@ def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_
 def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
     """The same command again, until it is done."""
     faults = [
-        kill("driver", at="start"),
-        terminate("driver", at="step 150"),
-        kill("gcs", at="step 500"),
+        terminate("driver", at="step 80"),
+        kill("gcs", at="step 120 of A7B"),
         kill("driver", at="write A7B.s0/weights"),
     ]
     # Ray's own minute of asking for its head is made shorter.
@@ -107,20 +106,18 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
 
 
 def test_a_machine_that_loses_its_ray_ends_the_command(space, undisturbed, tmp_path):
-    chaos = attacked(space, undisturbed, tmp_path, [kill("raylet", at="step 320")], starts=2)
+    chaos = attacked(space, undisturbed, tmp_path, [kill("raylet", at="step 160")], starts=2)
     assert chaos.outcomes == [75, 0]
     assert "Ray's processes on this machine were lost; the same command goes on" in chaos.said
 
 
-def test_ranks_that_share_a_batch_may_be_lost(tmp_path):
-    """Two processes for one network, the first of which writes for both."""
+def test_the_first_of_two_ranks_may_be_lost(tmp_path):
+    """They share every batch, and the first writes for both."""
     space = tmp_path / "base.py"
-    text = SPACE.replace("steps=600", "steps=200").replace(
-        "validate_every=300", "validate_every=100"
-    )
-    space.write_text(text[: text.index("    yield")] + '    yield Treatment("random:0", "B")\n')
-    options = ("--workers", 2, "--checkpoint-every", 50)
-    faults = [kill("worker", at="step 120 of rank 1"), kill("worker", at="step 170 of rank 0")]
+    networks = SPACE.index("    yield")
+    space.write_text(SPACE[:networks] + '    yield Treatment("random:0", "B")\n')
+    options = ("--workers", 2)
+    faults = [kill("worker", at="step 120 of rank 0")]
     attacked(space, calm(space, tmp_path / "calm", *options), tmp_path, faults, *options)
 
 
@@ -150,7 +147,7 @@ def store(tmp_path):
 
 def test_an_object_store_that_does_not_answer_is_waited_for(space, undisturbed, tmp_path, store):
     number, root = store
-    chaos = Chaos(tmp_path / "chaos", command(space, root), [drop_store(at="step 250")])
+    chaos = Chaos(tmp_path / "chaos", command(space, root), [drop_store(at="step 125")])
     (chaos.folder / "store.pid").write_text(str(number))
     chaos.run()
     check(chaos, root, undisturbed)
@@ -162,7 +159,7 @@ def test_an_object_store_that_does_not_answer_is_waited_for(space, undisturbed, 
 
 
 def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tmp_path):
-    faults = [pause("worker", at="step 350")]
+    faults = [pause("worker", at="step 180")]
     chaos = attacked(space, undisturbed, tmp_path, faults, "--stuck-after", 20)
     assert re.search(r"stuck for 20 seconds, and is started again: a training process", chaos.said)
 
@@ -170,7 +167,7 @@ def test_a_worker_that_hangs_is_noticed_and_started_again(space, undisturbed, tm
 def test_a_paused_driver_that_wakes_after_a_takeover_stops(space, undisturbed, tmp_path):
     study = tmp_path / "study"
     lease = {"RAYTRANSFER_CHAOS_LEASE": str(3 * HEARTBEAT_SECONDS)}
-    faults = [pause("driver", at="step 120")]
+    faults = [pause("driver", at="step 60")]
     chaos = Chaos(tmp_path / "chaos", command(space, study), faults, **lease)
     first = chaos.start()
     while not chaos.happened:
@@ -211,7 +208,7 @@ def test_a_full_disk_is_waited_for(space, undisturbed, tmp_path, small_disk):
     chaos = Chaos(
         tmp_path / "chaos",
         command(space, study),
-        [fill_disk(at="step 250")],
+        [fill_disk(at="step 125")],
         RAYTRANSFER_CHAOS_DISK=str(small_disk),
     )
     chaos.run()
@@ -222,7 +219,7 @@ def test_a_full_disk_is_waited_for(space, undisturbed, tmp_path, small_disk):
 def test_a_machine_of_a_cluster_may_be_lost(space, undisturbed, tmp_path, monkeypatch):
     """Two nodes of Ray on this machine; the one that trains goes, and another comes."""
     study = tmp_path / "study"
-    chaos = Chaos(tmp_path / "chaos", command(space, study), [kill("node", at="step 350")])
+    chaos = Chaos(tmp_path / "chaos", command(space, study), [kill("node", at="step 180")])
     for name, value in chaos.environment.items():
         monkeypatch.setenv(name, value)  # of the nodes, and so of the workers that they start
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
