@@ -106,7 +106,10 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
 
 
 def test_a_machine_that_loses_its_ray_ends_the_command(space, undisturbed, tmp_path):
-    chaos = attacked(space, undisturbed, tmp_path, [kill("raylet", at="step 160")], starts=2)
+    # Ray's head asks its machines more often than every three seconds, and five times.
+    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    faults = [kill("raylet", at="step 160")]
+    chaos = attacked(space, undisturbed, tmp_path, faults, starts=2, **soon)
     assert chaos.outcomes == [75, 0]
     assert "Ray's processes on this machine were lost; the same command goes on" in chaos.said
 
