@@ -3,6 +3,8 @@
 The promises of the design: 2 independence, 4 freeze, 5 isolation, 9 layout parity.
 """
 
+import gc
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -599,8 +601,11 @@ def work_in_halves(rank, folder):
         save_file(content, f"{folder}/{name}-{rank}.safetensors")
         # Threads of its own end with it; what outlives the process group may abort the process.
         del trainer
+        gc.collect()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    # All is written. gloo's threads may run into the interpreter's end, and abort what is done.
+    os._exit(0)
 
 
 @pytest.fixture(scope="module")
