@@ -20,6 +20,23 @@ MOST_JSON_BYTES = 256 * 2**20
 """Far more than any file of ours; a stranger's may be of any size."""
 
 
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """Where to write what is to be a local file, whole, once the block ends without an error.
+
+    Raises UserError where it cannot be written.
+    """
+    part = out.with_name(f".{out.name}.{os.getpid()}{PART}")
+    try:
+        yield part
+        os.replace(part, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
 class Folder:
     """root: a path, or a URI such as s3://bucket/images. Raises UserError for an unknown kind."""
 

@@ -74,6 +74,22 @@ def test_a_tracker_that_fails_is_told_of_once_and_tried_again(folder, capsys):
     assert recorder.sent == [("baseA", 10, 0.1)]
 
 
+def test_while_a_study_runs_only_what_trains_is_looked_at(folder):
+    recorder = Recorder()
+    sender = Sender(folder, NETWORKS, recorder.open, "kept")
+    for treatment in NETWORKS:
+        folder.write_rows(treatment, lines(10))
+    folder.write_progress("trial", 0, {"networks": [NETWORKS[0].id], "step": 10})
+    sender.look_at_training()
+    assert recorder.sent == [("baseA", 10, 0.1)]
+    # Its end is told when others train in its place.
+    folder.finish(NETWORKS[0], {"state": "finished", "top1": 0.1}, None)
+    folder.write_progress("trial", 0, {"networks": [NETWORKS[1].id], "step": 10})
+    sender.look_at_training()
+    assert recorder.sent[1:] == [("baseB", 10, 0.1)]
+    assert recorder.ends == [("baseA", "finished")]
+
+
 def write_study(folder):
     for treatment in NETWORKS:
         folder.write_rows(treatment, lines(10, 20, 30))

@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import io
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -17,7 +15,7 @@ from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Manifest, Split, read_manifest
 from raytransfer.errors import UserError
-from raytransfer.folder import Folder
+from raytransfer.folder import Folder, written_whole
 
 SIDE = 160
 """Pixels of the longer side of a shown image: 400 of them make a page of 4 MB."""
@@ -64,16 +62,8 @@ def write_sheet(
     chosen = np.unique(np.arange(min(classes, all_)) * all_ // min(classes, all_)).tolist()
     samples = _samples(manifest, split, chosen, per_class)
     html = _page(manifest, split, samples).encode("utf-8", errors="replace")
-    out = Path(out_path)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with written_whole(Path(out_path)) as part:
         part.write_bytes(html)
-        part.replace(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _samples(

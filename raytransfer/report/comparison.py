@@ -15,20 +15,17 @@ from raytransfer.report.drawing import (
     bands,
     line,
     named,
+    numbers_of,
     panels,
-    rounded,
 )
-from raytransfer.report.figures import SCORES, Measure, estimates
+from raytransfer.report.figures import SCORES, Measure, estimates, told_of
 from raytransfer.report.page import document
 from raytransfer.results import text
-from raytransfer.results.intervals import Estimate, difference_of
+from raytransfer.results.intervals import difference_of
 from raytransfer.results.statistics import Group, Statistic, summarise
 from raytransfer.results.table import SERIES, Results
 
 MENUS = ("networks", "series", "shown as")
-
-OTHER = {"dash": "dot", "symbol": "-open"}
-"""How the second study's lines and markers differ from the first's."""
 
 ASIDE = ("treatments", "command", "versions", "git_revision", "layout")
 """Parts of a study's description that are told, but make no difference to what it finds."""
@@ -48,7 +45,8 @@ class Study:
 def comparison(sources: Mapping[str, Results], statistic: Statistic = "top1") -> str:
     """The page of two studies, by their names."""
     first, second = (
-        Study(name, results, _groups(results, statistic)) for name, results in sources.items()
+        Study(name, results, summarise(results, statistic).studied)
+        for name, results in sources.items()
     )
     views = list(_views(first, second, statistic))
     differing = list(_differing(first.results.provenance, second.results.provenance))
@@ -61,11 +59,6 @@ def comparison(sources: Mapping[str, Results], statistic: Statistic = "top1") ->
             _settings(first, second, differing),
         ],
     )
-
-
-def _groups(results: Results, statistic: Statistic) -> dict[str, Group]:
-    groups = summarise(results, statistic).groups.values()
-    return {part.name: part for group in groups for part in group.studied if part.networks}
 
 
 def _shared(first: Study, second: Study) -> Iterator[tuple[str, Group, Group]]:
@@ -140,31 +133,16 @@ def _view(
     numbers: list[tuple[Any, ...]] = [("study", "series", "n", "value", "low", "high", "networks")]
     for series in shown:
         look = LOOKS[series]
-        dotted = Look(look.color, look.symbol + OTHER["symbol"], OTHER["dash"])
+        # The second study differs from the first in its dash and its hollow markers.
+        dotted = Look(look.color, f"{look.symbol}-open", "dot")
         for (study, group), own in ((ours, look), (theirs, dotted)):
             values = estimates(group, series, measure)
             name = f"{study}: {named(series)}"
-            told = {
-                n: (
-                    measure.scale * value.mean,
-                    f"<b>{escape(name)}</b>, n = {n}<br>{_told(value, measure)}",
-                )
-                for n, value in values.items()
-            }
             data += bands(name, own, values, meta={}, scale=measure.scale)
-            data.append(line(name, own, told, meta={}))
+            data.append(line(name, own, told_of(name, values, measure), meta={}))
             for n, value in sorted(values.items()):
-                ends = (
-                    "" if end is None else rounded(measure.scale * end)
-                    for end in (value.low, value.high)
-                )
-                mean = rounded(measure.scale * value.mean)
-                numbers.append((study, series, n, mean, *ends, value.n))
+                numbers.append((study, series, n, *numbers_of(value, measure.scale)))
     return {"data": data, "layout": layout}, tuple(numbers)
-
-
-def _told(value: Estimate, measure: Measure) -> str:
-    return text.points(value) if measure.relative else f"{text.percent(value)} %"
 
 
 def _figure(views: list[View]) -> str:

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from raytransfer.results.intervals import Estimate
+from raytransfer.results.text import runs
 from raytransfer.study.treatment import LAYERS
 
 Trace = dict[str, Any]
@@ -206,14 +207,8 @@ def bands(
         for n, e in cells.items()
         if e.low is not None and e.high is not None
     }
-    runs: list[list[int]] = []
-    for n in sorted(known):
-        if runs and runs[-1][-1] == n - 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
     traces = []
-    for run in runs:
+    for run in runs(sorted(known)):
         low, high = [known[n][0] for n in run], [known[n][1] for n in run]
         alone = len(run) == 1
         traces.append(
@@ -254,6 +249,12 @@ def faint(color: str) -> str:
 def beside(place: int, count: int) -> float:
     """Where a series stands beside its n, so that points of equal height stay apart."""
     return round(0.09 * (place - (count - 1) / 2), 3)
+
+
+def numbers_of(value: Estimate, scale: float = 1) -> tuple[Any, ...]:
+    """Mean, the ends of its interval (empty where there is none) and its networks."""
+    ends = ("" if end is None else rounded(scale * end) for end in (value.low, value.high))
+    return (rounded(scale * value.mean), *ends, value.n)
 
 
 def rounded(value: float) -> float:

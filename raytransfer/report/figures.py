@@ -16,6 +16,7 @@ from raytransfer.report.drawing import (
     beside,
     line,
     named,
+    numbers_of,
     overlay,
     panels,
     points,
@@ -30,6 +31,7 @@ from raytransfer.results.statistics import (
     changes,
     split_groups,
     statistics_of,
+    studied,
     summarise,
 )
 from raytransfer.results.table import SERIES, Results, series_of
@@ -107,8 +109,7 @@ def figure_2(results: Results, first: Statistic) -> list[View]:
 def groups_of(results: Results, summary: Summary) -> dict[str, Group]:
     """What a figure may be over, by name: splits pooled and apart, and each target of theirs."""
     splits = split_groups(results, summary.statistic)
-    groups = [*summary.groups.values(), *(splits.values() if len(splits) > 1 else ())]
-    return {part.name: part for group in groups for part in group.studied if part.networks}
+    return summary.studied | (studied(splits.values()) if len(splits) > 1 else {})
 
 
 def finished(results: Results, group: Group) -> list[Row]:
@@ -131,7 +132,7 @@ def decomposition(results: Results, summary: Summary) -> list[View]:
         data = [_bars(kind, kinds[kind], color) for kind, color in PARTS.items() if kinds[kind]]
         numbers = (
             ("part", "n", "points", "low", "high", "pairs"),
-            *((kind, n, *_numbers(e)) for kind in kinds for n, e in sorted(kinds[kind].items())),
+            *((kind, n, *numbers_of(e)) for kind in kinds for n, e in sorted(kinds[kind].items())),
         )
         views.append(View((name,), {"data": data, "layout": layout}, numbers))
     return views
@@ -171,7 +172,7 @@ def figure_3(results: Results, summary: Summary) -> View | None:
         stand = list(_standing(rows, group, measure, gained, offset))
         data += bands(name, look, values, meta=meta)
         data.append(points(name, look, stand, meta=meta, size=6) | {"showlegend": False})
-        data.append(line(name, look, _told(name, values, measure), meta=meta))
+        data.append(line(name, look, told_of(name, values, measure), meta=meta))
         numbers += _rows(series, stand, values, measure, split=group.name)
     if summary.statistic in ("top1", "top1_best10"):
         untrained = [100 * (top1 - published.UNTRAINED_BASE) for top1 in published.UNTRAINED]
@@ -210,7 +211,7 @@ def _networks_and_means(
         mine = [row for row in rows if series_of(row) == series]
         stand = list(_standing(mine, group, measure, gained, offset))
         values = estimates(group, series, measure)
-        mean = line(name, look, _told(name, values, measure), meta=meta, panel=2)
+        mean = line(name, look, told_of(name, values, measure), meta=meta, panel=2)
         traces = [
             points(name, look, stand, meta=meta),
             *bands(name, look, values, meta=meta, panel=2, scale=measure.scale),
@@ -268,7 +269,7 @@ def _standing(
         yield id, n + offset, gained[id] if measure.relative else score, "<br>".join(told)
 
 
-def _told(
+def told_of(
     name: str, values: Mapping[int, Estimate], measure: Measure
 ) -> dict[int, tuple[float, str]]:
     """Means by n, with what is told of each."""
@@ -335,7 +336,7 @@ def _bars(kind: str, values: Mapping[int, Estimate], color: str) -> Trace:
     ns = [n for n in range(1, LAYERS) if n in values]
     of = {"co-adaptation": "base - BnB", "specificity": "BnB - AnB"}[kind]
     measure = Measure("top1", relative=True)
-    told = _told(f"{kind} ({of})", values, measure)
+    told = told_of(f"{kind} ({of})", values, measure)
     reach = {n: e.high - e.mean if e.high is not None else 0.0 for n, e in values.items()}
     return {
         "type": "bar",
@@ -367,11 +368,4 @@ def _rows(
     for id, x, y, _ in stand:
         yield f"{what}network", series, round(x), id, rounded(y), "", "", ""
     for n, value in sorted(values.items()):
-        mean, low, high, count = _numbers(value, measure.scale)
-        yield f"{what}mean", series, n, "", mean, low, high, count
-
-
-def _numbers(value: Estimate, scale: float = 1) -> tuple[Any, ...]:
-    """Mean, the ends of its interval (empty where there is none) and its networks."""
-    ends = ("" if end is None else rounded(scale * end) for end in (value.low, value.high))
-    return (rounded(scale * value.mean), *ends, value.n)
+        yield f"{what}mean", series, n, "", *numbers_of(value, measure.scale)

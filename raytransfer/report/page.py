@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
@@ -15,7 +13,7 @@ from typing import Any
 
 import plotly.offline
 
-from raytransfer.errors import UserError
+from raytransfer.folder import written_whole
 from raytransfer.report import html, words
 from raytransfer.report.curves import POINTS, curves_figure, menus
 from raytransfer.report.drawing import LOOKS, MEANINGS, PAPER_LOOKS
@@ -36,6 +34,9 @@ from raytransfer.results.table import Results
 REGISTERED = re.compile(r"\.register\(\[([\w$]+\(\))(?:,[\w$]+\(\))+\]\)")
 """Where plotly.js sets up its kinds of traces."""
 
+OVERLAY = '<label><input type="checkbox" data-overlay=""> results of 2014</label>'
+"""The control of a figure over which the published results can be laid."""
+
 SCRIPTS = ("page.js", "figures.js", "networks.js")
 
 
@@ -55,15 +56,8 @@ def write_report(
 
 def write_page(content: str, out: Path) -> None:
     """Write a page to a file, whole or not at all. Raises UserError where it cannot be written."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with written_whole(out) as part:
         part.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(part, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def page(
@@ -203,8 +197,7 @@ def _figure_2(results: Results, summary: Summary) -> str:
     if main.series.keys() > {"base", "RnB"}:
         said += " A click on the legend shows untrained filters (RnB) too; Figure 3 has them."
     controls = (
-        '<label><input type="checkbox" data-overlay=""> results of 2014</label>'
-        '<label>colours <select id="look"><option value="safe">for all eyes</option>'
+        f'{OVERLAY}<label>colours <select id="look"><option value="safe">for all eyes</option>'
         '<option value="paper">as in the paper</option></select></label>'
     )
     body = html.figure("figure-2", title, views, FIGURE_2_MENUS, controls)
@@ -240,8 +233,7 @@ def _figure_3(results: Results, summary: Summary) -> str:
     groups = [group for group in summary.groups.values() if _has_changes(group)]
     said = words.dissimilar(summary) or words.transfer(groups[0].studied[0])
     tables = "".join(html.table(text.changes(group)) for group in groups)
-    controls = '<label><input type="checkbox" data-overlay=""> results of 2014</label>'
-    body = html.figure("figure-3", title, [view], controls=controls)
+    body = html.figure("figure-3", title, [view], controls=OVERLAY)
     body += html.details("The numbers", tables)
     return html.section("figure-3", title, said, body)
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raytransfer.report import html
-from raytransfer.report.drawing import LOOKS, Trace, View, bands, line, named, panels, rounded
+from raytransfer.report.drawing import LOOKS, Trace, View, bands, line, named, numbers_of, panels
+from raytransfer.report.figures import Row, finished
 from raytransfer.results.filters import Filters
 from raytransfer.results.intervals import Estimate, estimate
 from raytransfer.results.statistics import Summary
@@ -78,22 +79,19 @@ def _png(image: NDArray[np.uint8]) -> str:
 def movement(results: Results, summary: Summary) -> list[View]:
     """How far each layer went from its start, by series, for each number of copied layers."""
     views = []
-    for group in summary.groups.values():
-        for part in (part for part in group.studied if part.networks):
-            ids = set(part.networks)
-            rows = [
-                row
-                for row in results.networks
-                if row["treatment"] in ids
-                and all(row[f"moved_{k}"] is not None for k in range(1, LAYERS + 1))
-            ]
-            for n in sorted({row["n"] for row in rows if row["n"]}, reverse=True):
-                mine = [row for row in rows if row["n"] in (0, n)]
-                views.append(_moved(part.name, n, mine))
+    for name, group in summary.studied.items():
+        rows = [
+            row
+            for row in finished(results, group)
+            if all(row[f"moved_{k}"] is not None for k in range(1, LAYERS + 1))
+        ]
+        for n in sorted({row["n"] for row in rows if row["n"]}, reverse=True):
+            mine = [row for row in rows if row["n"] in (0, n)]
+            views.append(_moved(name, n, mine))
     return views
 
 
-def _moved(name: str, n: int, rows: list[dict[str, Any]]) -> View:
+def _moved(name: str, n: int, rows: Sequence[Row]) -> View:
     layout = panels(["distance from the start, over the norm of the start"], [1], height=440)
     layers = list(range(1, LAYERS + 1))
     layout["xaxis"] |= {"tickvals": layers, "range": [0.5, LAYERS + 0.5]}
@@ -121,7 +119,6 @@ def _moved(name: str, n: int, rows: list[dict[str, Any]]) -> View:
         data += bands(named(series), LOOKS[series], found, meta=meta)
         data.append(line(named(series), LOOKS[series], told, meta=meta))
         for layer, value in found.items():
-            ends = ("" if end is None else rounded(end) for end in (value.low, value.high))
-            numbers.append((series, layer, rounded(value.mean), *ends, value.n))
+            numbers.append((series, layer, *numbers_of(value)))
     choice = (name, f"n = {n}")
     return View(choice, {"data": data, "layout": layout}, tuple(numbers))

@@ -221,12 +221,6 @@ def _decided(changes: Mapping[int, Estimate]) -> str:
 
 def _listed(ns: list[int]) -> str:
     """1-3, 5: runs of three and more are shortened."""
-    runs: list[list[int]] = []
-    for n in ns:
-        if runs and runs[-1][-1] == n - 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
     return ", ".join(
-        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in text.runs(ns)
     )

@@ -7,7 +7,7 @@ selffer of the same split, target, seed and n: what these share cancels in the d
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -139,6 +139,11 @@ class Summary:
     unfinished: tuple[Unfinished, ...]
     groups: dict[str, Group]
 
+    @property
+    def studied(self) -> dict[str, Group]:
+        """What a figure may be over, by name: groups and targets with finished networks."""
+        return studied(self.groups.values())
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps; intervals of one network are null.
 
@@ -168,6 +173,11 @@ class Summary:
             "unfinished": [asdict(network) for network in self.unfinished],
             "groups": {name: _group_json(group) for name, group in self.groups.items()},
         }
+
+
+def studied(groups: Iterable[Group]) -> dict[str, Group]:
+    """Those of `groups`, and of their targets, that are to be looked at and have networks."""
+    return {part.name: part for group in groups for part in group.studied if part.networks}
 
 
 def group_of(row: Row) -> str:

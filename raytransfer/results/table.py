@@ -3,10 +3,8 @@
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raytransfer.errors import UserError
+from raytransfer.folder import written_whole
 from raytransfer.study.treatment import KINDS, LAYERS, UNTRAINED, Treatment
 
 Type = Literal["text", "integer", "number", "truth"]
@@ -166,15 +165,8 @@ def write_table(results: Results, path: str | Path) -> None:
     """
     path = Path(path)
     write = _write_parquet if _is_parquet(path) else _write_csv
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         write(results, part)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _is_parquet(path: Path) -> bool:

@@ -21,6 +21,17 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+def runs(ns: Sequence[int]) -> list[list[int]]:
+    """Rising numbers in runs of neighbours."""
+    found: list[list[int]] = []
+    for n in ns:
+        if found and found[-1][-1] == n - 1:
+            found[-1].append(n)
+        else:
+            found.append([n])
+    return found
+
+
 def percent(value: Estimate, digits: int = 2) -> str:
     """An accuracy: "62.51 [62.05, 62.97] (8)", in per cent, with its networks."""
     return _with_interval(value, 100, "", digits)

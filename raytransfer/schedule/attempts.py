@@ -13,7 +13,7 @@ from raytransfer.data.plan import plan_stream
 from raytransfer.results.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cluster import Layout
-from raytransfer.schedule.meanwhile import meanwhile
+from raytransfer.schedule.meanwhile import Unchanged, meanwhile
 from raytransfer.study.plan import Cohort, Lane, Trial
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.split import Split
@@ -172,17 +172,13 @@ def _tries(folder: StudyFolder, job: TrialJob, study: StudyJob) -> int:
 def _watched(folder: StudyFolder, job: TrialJob, stuck_seconds: float) -> Iterator[None]:
     """While the block runs, see to it that batches come. Where none does, end this process, and all
     that it has started: Tune starts it again."""
-    began, since = time.time(), time.monotonic()
-    seen: Any = None
+    began, progress = time.time(), Unchanged()
 
     def look() -> None:
-        nonlocal seen, since
         lanes = [folder.lane_progress(job.id, lane) for lane in range(job.lanes)]
         said = [lane for lane in lanes if lane is not None and lane["time"] > began]
         now = [(lane["networks"], lane["step"], lane["batches"]) for lane in said]
-        if now != seen:
-            seen, since = now, time.monotonic()
-        elif time.monotonic() - since > stuck_seconds:
+        if progress.seconds(now) > stuck_seconds:
             folder.tell(
                 f"A trial was stuck for {stuck_seconds:.0f} seconds, and is started again: "
                 f"{_why(said)}"

@@ -1,10 +1,26 @@
 """Looking at a study's folder now and then, while something else is done."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from raytransfer.errors import UserError
+
+
+class Unchanged:
+    """For how long something has been the same, as seen now and then."""
+
+    def __init__(self) -> None:
+        self._seen: Any = None
+        self._since = time.monotonic()
+
+    def seconds(self, now: Any) -> float:
+        """0 where it is another than when it was last seen."""
+        if now != self._seen:
+            self._seen, self._since = now, time.monotonic()
+        return time.monotonic() - self._since
 
 
 @contextmanager

@@ -6,15 +6,13 @@ minute, Ray itself ends the driver.)
 """
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from raytransfer.errors import StoppedError
 from raytransfer.results.store import EVENTS, StudyFolder
 from raytransfer.schedule.hold import Hold
-from raytransfer.schedule.meanwhile import meanwhile
+from raytransfer.schedule.meanwhile import Unchanged, meanwhile
 
 RAY_LOOK_SECONDS = 3.0
 
@@ -28,8 +26,7 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
     study has moved for so many seconds. `held` raises the StoppedError."""
     import ray
 
-    seen: Any = None
-    since = time.monotonic()
+    progress = Unchanged()
 
     def look_at_ray() -> None:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
@@ -37,11 +34,7 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
             held.fail(StoppedError("Ray's processes on this machine were lost"))
 
     def look_at_progress() -> None:
-        nonlocal seen, since
-        now = folder.progress(), folder.names(EVENTS)
-        if now != seen:
-            seen, since = now, time.monotonic()
-        elif time.monotonic() - since > seconds:
+        if progress.seconds((folder.progress(), folder.names(EVENTS))) > seconds:
             held.fail(
                 StoppedError(
                     f"nothing moved for {seconds:.0f} seconds, and no trial said why: Ray may have "

@@ -62,7 +62,8 @@ def tracking(
     except Exception as error:  # whatever a tracker raises
         raise UserError(f"--track {kind} cannot be set up: {error}") from error
     sender = Sender(folder, treatments, open_run, kind)
-    with meanwhile(sender.look, LOOK_SECONDS):
+    sender.look()
+    with meanwhile(sender.look_at_training, LOOK_SECONDS):
         yield
     sender.look()
 
@@ -81,12 +82,22 @@ class Sender:
         said = folder.read_json(self._name)
         self._sent: dict[str, int] = said if isinstance(said, dict) else {}
         """Last step sent, by network, or OVER."""
+        self._seen: set[str] = set()
+        """Networks that have been seen in training."""
         self._told = False
+
+    def look_at_training(self) -> None:
+        """Send what is new of the networks that train: of no others can there be anything."""
+        self._seen |= {id for lane in self._folder.progress() for id in lane["networks"]}
+        self._look([treatment for treatment in self._treatments if treatment.id in self._seen])
 
     def look(self) -> None:
         """Send what is new. A tracker that fails is told of once, and tried again."""
+        self._look(self._treatments)
+
+    def _look(self, treatments: Sequence[Treatment]) -> None:
         before = dict(self._sent)
-        for treatment in self._treatments:
+        for treatment in treatments:
             if self._sent.get(treatment.id) == OVER:
                 continue
             try:
