@@ -7,6 +7,11 @@ import pytest
 from chromium import CHROMIUM, FLAGS
 from playwright.sync_api import Browser, sync_playwright
 
+from raytransfer.schedule.session import set_environment
+
+# Before a test imports Ray, as the command line does.
+set_environment()
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:

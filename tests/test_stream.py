@@ -21,7 +21,7 @@ from raytransfer.data.plan import plan_stream
 from raytransfer.data.reader import Images, read_locally, read_packet
 from raytransfer.data.stream import AHEAD, batches, dataset
 from raytransfer.errors import UserError
-from raytransfer.schedule.cluster import check_decoding
+from raytransfer.schedule.cluster import Layout, check_decoding
 
 # Ray warns of its own settings when it makes its own context.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -318,12 +318,18 @@ def cluster():
     ray.shutdown()
 
 
-def test_ray_gives_each_worker_its_part(cluster, monkeypatch):
+@pytest.fixture(scope="module")
+def node(cluster):
+    """Ray's id of this machine."""
+    return cluster.get_runtime_context().get_node_id()
+
+
+def test_ray_gives_each_worker_its_part(node, monkeypatch):
     monkeypatch.setattr("raytransfer.data.plan.PACKET_BYTES", 200_000)  # many packets
     planned = [plan(start_step=3), plan((1, 2), steps=25, start_step=25), plan((1, 2), steps=25)]
     assert len(packets(planned[0])) > 20
     for rank in range(2):
-        got = list(batches(dataset(planned, rank).iterator(), planned, rank))
+        got = list(batches(dataset(planned, rank, node).iterator(), planned, rank))
         expected = [batch for one in planned for batch in read_locally(one, rank)]
         assert len(got) == len(expected)
         assert all(map(same, got, expected))
@@ -332,36 +338,44 @@ def test_ray_gives_each_worker_its_part(cluster, monkeypatch):
 @pytest.mark.parametrize(
     "decoding", [Decoding(), Decoding("tasks"), Decoding("tasks", "decoder")], ids=str
 )
-def test_images_decoded_anywhere_are_the_same(cluster, decoding):
+def test_images_decoded_anywhere_are_the_same(node, decoding):
     planned = [large(), plan((1, 2), steps=25)]  # one that travels encoded, one that does not
     expected = [batch for one in planned for batch in read_locally(one, 1)]
-    got = list(batches(dataset(planned, 1, decoding).iterator(), planned, 1, threads=2))
+    got = list(batches(dataset(planned, 1, node, decoding).iterator(), planned, 1, threads=2))
     assert len(got) == len(expected)
     assert all(map(same, got, expected))
 
 
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding("tasks")], ids=str)
-def test_a_broken_image_is_named_through_ray(cluster, decoding, tmp_path):
+def test_a_broken_image_is_named_through_ray(node, decoding, tmp_path):
     key, label = with_broken_image(tmp_path / "shards", 77)
     planned = plan_stream(
         str(tmp_path / "shards"), (label,), seed=1, batch=50, steps=20, validate_every=20
     )
     planned = replace(planned, decoded_bytes=0)
     with pytest.raises(Exception, match=f"image {key}, row 77 of"):
-        list(batches(dataset([planned], 0, decoding).iterator(), [planned], 0))
+        list(batches(dataset([planned], 0, node, decoding).iterator(), [planned], 0))
+
+
+def test_tasks_that_no_machine_has_cores_for_are_refused(cluster):
+    check_decoding(Decoding("tasks"), Layout("cpu", 2, 1, 1, 1))
+    with pytest.raises(UserError, match="needs a machine with 3 cores beside those that train"):
+        check_decoding(Decoding("tasks"), Layout("cpu", 3, 1, 1, 1))
 
 
 def test_a_resource_that_no_machine_has_is_refused(cluster):
-    check_decoding(Decoding("tasks", "decoder"))
+    one = Layout("cpu", 1, 1, 1, 1)
+    check_decoding(Decoding("tasks", "decoder"), one)
     with pytest.raises(UserError, match="has the resource nothing of --decode-resource"):
-        check_decoding(Decoding("tasks", "nothing"))
+        check_decoding(Decoding("tasks", "nothing"), one)
     with pytest.raises(UserError, match="for --decode tasks only"):
         Decoding("train", "decoder")
 
 
-def test_a_stream_out_of_order_is_refused(cluster):
+def test_a_stream_out_of_order_is_refused(node):
     planned = [plan(workers=1)]
-    blocks = list(dataset(planned).iterator().iter_batches(batch_size=None, batch_format="pyarrow"))
+    stream = dataset(planned, 0, node).iterator()
+    blocks = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert sum(1 for _ in batches(blocks, planned, 0)) == 50 + 3 * 21
     with pytest.raises(RuntimeError, match="out of order"):
         list(batches([blocks[1], blocks[0], *blocks[2:]], planned, 0))

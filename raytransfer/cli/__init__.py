@@ -22,6 +22,7 @@ from raytransfer.cli.commands import (
 )
 from raytransfer.cli.data_commands import prepare, show, verify
 from raytransfer.errors import StoppedError, UserError
+from raytransfer.schedule.session import set_environment
 from raytransfer.study.recipe import Recipe, read_recipe
 from raytransfer.study.space import load_space, space_names
 
@@ -43,9 +44,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. args: those of the process if None."""
-    # Ray reads it when it is imported, which a space may do: under `uv run`, every one of its
-    # workers would run uv again.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # A space may import Ray.
+    set_environment()
     try:
         outcome = _understand(list(sys.argv[1:] if args is None else args))()
         sys.stdout.flush()

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
+from raytransfer.cli.running import Device, Flag, Running
 from raytransfer.cli.tables import print_table
 from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.errors import UserError
@@ -28,15 +29,12 @@ from raytransfer.study.space import load_space
 
 if TYPE_CHECKING:
     from raytransfer.results.table import Results
-    from raytransfer.schedule.cluster import Machine
     from raytransfer.schedule.prepared import Prepared
 
 FAILED = 1
 """Exit status when a network failed."""
 
-Device = Literal["auto", "cpu", "cuda"]
 Statistic = Literal["top1", "top1_best10"]
-Flag = FlagCreatePairsOff[bool]
 Space = Annotated[Positional[str], tyro.conf.arg(metavar="SPACE")]
 Study = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY")]
 StudyOrTable = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY|RESULTS")]
@@ -96,7 +94,7 @@ def plan(
 
     images = -(-recipe.batch // (workers or 1))
     machine, rate = planned_for(device, gpus, device_memory, device_rate, measured, recipe, images)
-    prepared = _prepared(space, data, recipe, workers, networks_per_trial, device, machine)
+    prepared = _prepared(space, data, recipe, workers, networks_per_trial, machine=machine)
     most = None if networks_per_trial == "auto" else networks_per_trial
     for table in plan_tables(prepared, most, rate):
         print_table(table.title, table.header, table.rows)
@@ -107,14 +105,7 @@ def run(
     *,
     data: str,
     study: str,
-    workers: int | None = None,
-    networks_per_trial: int | Literal["auto"] = "auto",
-    device: Device = "auto",
-    deterministic: Flag = False,
-    checkpoint_every: str = "5m",
-    stuck_after: float = 600.0,
-    allow_change: Flag = False,
-    track: Literal["tensorboard", "mlflow", "wandb"] | None = None,
+    running: OmitArgPrefixes[Running] = Running(),  # noqa: B008
     decoding: OmitArgPrefixes[Decoding] = IN_TRAINING,
     recipe_file: RecipeFile = None,
     recipe: OmitArgPrefixes[Recipe] = Recipe(),  # noqa: B008
@@ -125,28 +116,22 @@ def run(
         space: Name of a space (demo, paper, ...) or the path of a .py file of your own.
         data: Folder of shards that `raytransfer prepare` wrote, or its URI.
         study: Folder for the study, or its URI.
-        workers: Processes that share the images of every batch. None: 1.
-        networks_per_trial: At most so many networks in a trial; auto: as memory and cores allow.
-        device: Where to train; auto: on GPUs where there are any.
-        deterministic: Only deterministic operations: slower, and bit-identical when repeated.
-        checkpoint_every: Steps (500), a time (90s, 5m, 1h), or never.
-        stuck_after: Seconds without a batch after which a trial is started again.
-        allow_change: Go on with a study whose settings differ where that does no harm.
-        track: Send each network's lines to a tracker as a run of its own. None: to none.
+        running: How the study is run.
         decoding: Where images are decoded.
         recipe_file: File of recipe settings; flags of the command line go before it.
         recipe: Settings whose defaults are the space's.
     """
-    prepared = _prepared(space, data, recipe, workers, networks_per_trial, device)
+    on = {"device": running.device, "gpus": running.gpus}
+    prepared = _prepared(space, data, recipe, running.workers, running.networks_per_trial, **on)
     results = _train(
         prepared,
         study,
-        deterministic=deterministic,
+        deterministic=running.deterministic,
         decoding=decoding,
-        checkpoint_every=checkpoint_every,
-        stuck_after=stuck_after,
-        allow_change=allow_change,
-        track=track,
+        checkpoint_every=running.checkpoint_every,
+        stuck_after=running.stuck_after,
+        allow_change=running.allow_change,
+        track=running.track,
     )
     print(f"Next: raytransfer report {study}")
     return _status(results)
@@ -311,20 +296,17 @@ def _prepared(
     recipe: Recipe,
     workers: int | None,
     networks_per_trial: int | Literal["auto"],
-    device: Device,
-    machine: "Machine | None" = None,
+    **on: Any,
 ) -> "Prepared":
     from raytransfer.schedule.driver import prepare_study
 
-    most = None if networks_per_trial == "auto" else networks_per_trial
     return prepare_study(
         load_space(space),
         data,
         recipe,
         workers=workers,
-        networks_per_trial=most,
-        device=device,
-        machine=machine,
+        networks_per_trial=None if networks_per_trial == "auto" else networks_per_trial,
+        **on,
     )
 
 

@@ -28,10 +28,10 @@ from raytransfer.data.plan import Packet, StreamPlan
 from raytransfer.data.reader import Contents, MicroBatch, decode_part, micro_batch, read_packet
 
 if TYPE_CHECKING:
-    from ray.data import DataIterator, Dataset, ExecutionOptions
+    from ray.data import DataIterator, Dataset
 
-READING_CORES = 0.25
-"""Of a reading task, which mostly copies: 7,000 photographs a second take a tenth of a core."""
+READING_SHARE = 0.001
+"""Of a decoding machine's resource that a reading task takes, so that it runs there."""
 
 AHEAD_BYTES = 256 * 2**20
 """What Ray Data may hold for a worker: it reads ahead until this is full."""
@@ -66,27 +66,17 @@ class Unhurried:
         pass
 
 
-def execution_options(decoding: Decoding = IN_TRAINING) -> "ExecutionOptions":
-    """What Ray Data must be told to keep the order, and not to read the whole run ahead; Ray Train
-    takes it as `DataConfig(execution_options=...)`, as its own options replace a data set's."""
-    from ray.data import ExecutionOptions, ExecutionResources
-
-    # Where tasks decode, there may be many at once, with pixels each: Ray's own limit holds.
-    limit = AHEAD_BYTES if decoding.decode == "train" else None
-    return ExecutionOptions(
-        preserve_order=True,
-        resource_limits=ExecutionResources.for_limits(object_store_memory=limit),
-    )
-
-
 def dataset(
     plans: Sequence[StreamPlan],
-    rank: int = 0,
+    rank: int,
+    node: str,
     decoding: Decoding = IN_TRAINING,
 ) -> "Dataset":
-    """What worker `rank` reads for the plans, one after the other, as a Ray data set: give it to
-    Ray Train, undivided, and what comes out to `batches`."""
+    """What worker `rank` reads for the plans, one after the other, as a Ray data set, made in that
+    worker: give its iterator to `batches`. node: the id that Ray has for the worker's machine,
+    where reading runs, too, unless other machines decode."""
     from ray import data
+    from ray.data import ExecutionOptions, ExecutionResources
 
     items = [
         {"plan": number, "first": first, "stop": stop}
@@ -94,25 +84,34 @@ def dataset(
         for first, stop in plan.items()
     ]
     every = tuple(plans)
+    resource = decoding.decode_resource
     # One task reads at a time: it brings more than can be decoded, and of what several brought
-    # ahead of their turn, all would wait in memory.
+    # ahead of their turn, all would wait in memory. It asks for no core, as it mostly copies (7,000
+    # photographs a second take a tenth of one), and Ray Data deals whole cores out to workers: with
+    # more workers than cores to spare on any machine, all would wait for ever.
     stream = data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
         partial(_read, plans=every, rank=rank),
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=READING_CORES,
+        num_cpus=0,
+        resources={resource: READING_SHARE} if resource is not None else None,
+        label_selector={"ray.io/node-id": node} if resource is None else None,
         compute=data.TaskPoolStrategy(size=1),
     )
     if decoding.decode == "tasks":
-        resource = decoding.decode_resource
         stream = stream.map_batches(
             partial(_decode, plans=every, rank=rank),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=1,
+            num_cpus=1 if resource is None else 0,
             resources={resource: 1} if resource is not None else None,
         )
-    stream.context.execution_options = execution_options(decoding)
+    # Where tasks decode, there may be many at once, with pixels each: Ray's own limit holds.
+    limit = AHEAD_BYTES if decoding.decode == "train" else None
+    stream.context.execution_options = ExecutionOptions(
+        preserve_order=True,
+        resource_limits=ExecutionResources.for_limits(object_store_memory=limit),
+    )
     stream.context.enable_progress_bars = False
     # A row is a block: otherwise they are put together, and copied, up to 128 MB.
     stream.context.target_max_block_size = 1

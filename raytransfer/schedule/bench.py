@@ -22,7 +22,7 @@ from raytransfer.data.pixels import Buffers, channel_first, decode
 from raytransfer.data.plan import Packet, StreamPlan, plan_stream
 from raytransfer.data.reader import Contents, read_packet
 from raytransfer.data.stream import AHEAD, CHUNK, batches, dataset
-from raytransfer.schedule.cluster import Device, check_decoding, this_machine
+from raytransfer.schedule.cluster import Device, Layout, check_decoding, this_machine
 from raytransfer.schedule.session import cores, ray_session
 from raytransfer.study.split import make_split
 from raytransfer.train.loop import on_device, pinned
@@ -73,10 +73,11 @@ def bench_stream(
     side; None for one a core.
     """
     threads = threads or cores()
-    on = torch.device(this_machine(device).device)
+    machine = this_machine(device)
+    on = torch.device(machine.device)
     rates: dict[str, list[float]] = defaultdict(list)
     with ray_session(), _loader(plan, threads) if loader else nullcontext() as plain:
-        check_decoding(decoding)
+        check_decoding(decoding, Layout(machine.device, 1, 1, 1, 1))
         for _ in range(repeats):
             with closing(stream(plan, threads, on, decoding)) as feed:
                 rates["stream"].append(rate(feed, seconds))
@@ -106,8 +107,10 @@ def stream(
     plan: StreamPlan, threads: int, device: torch.device, decoding: Decoding = IN_TRAINING
 ) -> Generator[Tensor, None, None]:
     """Shards to the device through Ray Data, as in a run."""
+    import ray
+
     allocate = pinned if device.type == "cuda" else None
-    bringing = dataset([plan], 0, decoding).iterator()
+    bringing = dataset([plan], 0, ray.get_runtime_context().get_node_id(), decoding).iterator()
     with closing(batches(bringing, [plan], 0, threads=threads, allocate=allocate)) as feed:
         for _, (images, *_) in on_device(feed, device):
             yield images

@@ -1,14 +1,17 @@
 """How a study uses the machines."""
 
 import os
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 
 from raytransfer.data.decoding import Decoding
 from raytransfer.errors import UserError
-from raytransfer.schedule.session import cores
+from raytransfer.schedule.session import cores, in_cluster, ray_session
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -19,16 +22,22 @@ MEMORY_SHARES = {"cpu": 0.5, "cuda": 0.7}
 """Share of the memory that networks may fill: what libraries take beside them is not estimated, and
 a CPU's memory has other uses."""
 
+SOON_SECONDS = 5.0
+GPU_SECONDS = 3600.0
+"""That a GPU of a cluster is waited for: one that grows must find, start and set up a machine."""
+
 
 @dataclass(frozen=True)
 class Machine:
-    """What a study is planned for: here, or anywhere."""
+    """What a study is planned for: this machine, a Ray cluster, or any other."""
 
     device: Literal["cpu", "cuda"]
     units: int
     """GPUs, or cores where a CPU trains."""
     memory: int
     """Bytes of each GPU, or of all of the memory where a CPU trains."""
+    threads: int = 1
+    """Cores that each unit may use."""
 
     @property
     def unit(self) -> str:
@@ -58,42 +67,122 @@ class Layout:
         return 1 if self.device == "cuda" else self.threads
 
 
+def machine_for(device: Device, gpus: int | None = None) -> Machine:
+    """What a study runs on: the cluster of RAY_ADDRESS, or this machine.
+
+    gpus: how many to use, of a cluster that grows also more than are there; None for all that are.
+    Raises UserError where there are none, or not so many.
+    """
+    if gpus is not None:
+        _check_gpus(device, gpus)
+    if in_cluster():
+        with ray_session():
+            return ray_cluster(device, gpus)
+    here = this_machine("cuda" if gpus is not None else device)
+    if gpus is not None and gpus > here.units:
+        raise UserError(f"--gpus {gpus} asks for more GPUs than the {here.units} that are here.")
+    return replace(here, units=gpus or here.units)
+
+
+def _check_gpus(device: Device, gpus: int) -> None:
+    if gpus < 1:
+        raise UserError(f"--gpus is 1 or more, not {gpus}; for none, say --device cpu.")
+    if device == "cpu":
+        raise UserError("--gpus asks for GPUs and --device cpu for none: leave one of them out.")
+
+
 def this_machine(device: Device) -> Machine:
     """The GPUs or cores that are here. Raises UserError where a GPU is asked for and none is."""
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise UserError("--device cuda asks for a GPU, and there is none; try --device cpu.")
     if gpus:
-        return Machine("cuda", gpus, torch.cuda.mem_get_info()[1])
+        return Machine("cuda", gpus, torch.cuda.mem_get_info()[1], _threads(cores(), gpus))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine("cpu", cores(), memory)
+
+
+def ray_cluster(device: Device, gpus: int | None = None) -> Machine:
+    """The GPUs or cores of the Ray cluster that this process is connected to.
+
+    gpus: how many the cluster may come to; None for those that are there. What memory a GPU has,
+    the first that is free says, which is waited for. Raises UserError where there is none, or none
+    comes.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    with_gpus = [node for node in nodes if node.get("GPU")]
+    if gpus is None and device != "cpu":
+        gpus = int(sum(node["GPU"] for node in with_gpus)) or None
+        if device == "cuda" and gpus is None:
+            raise UserError(
+                "--device cuda asks for GPUs, and the Ray cluster has none: say with --gpus to how "
+                "many it grows, or try --device cpu."
+            )
+    if gpus is not None:
+        memory, beside = _first_gpu()
+        threads = [_threads(int(node.get("CPU", 0)), int(node["GPU"])) for node in with_gpus]
+        return Machine("cuda", gpus, memory, min(threads, default=beside))
+    training = [node for node in nodes if node.get("CPU", 0) >= 1]
+    units = sum(int(node["CPU"]) for node in training)
+    if not units:
+        raise UserError("The Ray cluster has no cores to train on: give it workers.")
+    return Machine("cpu", units, int(units * min(n["memory"] / n["CPU"] for n in training)))
+
+
+def _first_gpu() -> tuple[int, int]:
+    """Memory of a GPU of the cluster, and the cores beside each GPU of its machine."""
+    import ray
+
+    @ray.remote(num_cpus=0, num_gpus=1)
+    def look() -> tuple[int, int]:
+        node = ray.get_runtime_context().get_node_id()
+        has = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)  # type: ignore[no-untyped-call]
+        return torch.cuda.mem_get_info()[1], _threads(int(has.get("CPU", 0)), int(has["GPU"]))
+
+    looking = look.remote()
+    for seconds in (SOON_SECONDS, GPU_SECONDS):
+        done, _ = ray.wait([looking], timeout=seconds)
+        if done:
+            found: tuple[int, int] = ray.get(looking)
+            return found
+        if seconds == SOON_SECONDS:
+            print("Waiting for a GPU of the Ray cluster.", file=sys.stderr)
+    raise UserError(f"No GPU of the Ray cluster was free for {GPU_SECONDS / 60:.0f} minutes.")
+
+
+def _threads(cpus: int, gpus: int) -> int:
+    """Of so many cores beside so many GPUs, those of one; one core is the stream's."""
+    return max(1, (cpus - 1) // gpus)
 
 
 def stated_machine(
     device: Device, gpus: int | None = None, memory_gb: float | None = None
 ) -> Machine:
-    """This machine, but for what is stated of another that a study is planned for.
+    """This machine, or the cluster of RAY_ADDRESS, but for what is stated of another.
 
     gpus: how many; None for those here, or one. memory_gb: of each GPU, or of the machine where a
     CPU trains; None for what is here. Raises UserError where all together say too little.
     """
-    if gpus is not None and gpus < 1:
-        raise UserError(f"--gpus is 1 or more, not {gpus}; to plan for none, say --device cpu.")
+    if gpus is not None:
+        _check_gpus(device, gpus)
     if memory_gb is not None and not 0 < memory_gb < float("inf"):
         raise UserError(f"--device-memory is a number of GB above 0, not {memory_gb}.")
-    if device == "cpu" and gpus is not None:
-        raise UserError("--gpus plans for GPUs and --device cpu for none: leave one of them out.")
     on_gpu = gpus is not None or device == "cuda"
-    if on_gpu and not torch.cuda.is_available():
+    if in_cluster() and (memory_gb is None or not on_gpu):
+        here = machine_for(device, gpus)
+    elif on_gpu and not torch.cuda.is_available():
         if memory_gb is None:
             raise UserError(
                 "There is no GPU here: say what memory each of those has that the plan is for, "
                 "such as --device-memory 80 (GB)."
             )
-        return Machine("cuda", gpus or 1, int(memory_gb * GB))
-    here = this_machine("cuda" if on_gpu else device)
+        return Machine("cuda", gpus or 1, int(memory_gb * GB), cores())
+    else:
+        here = this_machine("cuda" if on_gpu else device)
     memory = here.memory if memory_gb is None else int(memory_gb * GB)
-    return Machine(here.device, gpus or here.units, memory)
+    return replace(here, units=gpus or here.units, memory=memory)
 
 
 def layout_for(machine: Machine, workers: int | None, networks_per_trial: int | None) -> Layout:
@@ -106,9 +195,7 @@ def layout_for(machine: Machine, workers: int | None, networks_per_trial: int | 
     count = workers or 1
     at_once = max(1, have // count)
     if machine.device == "cuda":
-        # One core is the stream's.
-        threads = max(1, (cores() - 1) // (count * at_once))
-        return Layout("cuda", count, lanes=1, threads=threads, trials_at_once=at_once)
+        return Layout("cuda", count, 1, machine.threads, at_once)
     # On small networks a second thread or worker gains little: each core gets networks of its own.
     # They are lanes of one trial, as a trial's start costs as much as many small networks.
     if workers is None and networks_per_trial is None:
@@ -122,8 +209,8 @@ def process_memory(machine: Machine, layout: Layout) -> int:
     return int(MEMORY_SHARES[machine.device] * machine.memory / sharing)
 
 
-def check_decoding(decoding: Decoding) -> None:
-    """Raises UserError when no machine of the running Ray may decode: it would wait for ever."""
+def check_decoding(decoding: Decoding, layout: Layout) -> None:
+    """Raises UserError where no machine of the running Ray could decode: it would wait for ever."""
     import ray
 
     name = decoding.decode_resource
@@ -132,3 +219,17 @@ def check_decoding(decoding: Decoding) -> None:
             f"No machine of the Ray cluster has the resource {name} of --decode-resource: give it "
             f"to one that is to decode, as in `ray start --resources='{{\"{name}\": 16}}'`."
         )
+    if decoding.decode == "tasks" and name is None:
+        # Ray Data deals whole cores of each machine out to all that read.
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        if max(map(partial(_left, layout=layout), nodes)) < layout.processes:
+            raise UserError(
+                f"--decode tasks needs a machine with {layout.processes} cores beside those that "
+                "train, one for each training process: add one, or leave decoding to training."
+            )
+
+
+def _left(node: Mapping[str, float], layout: Layout) -> float:
+    """Cores of a machine that training leaves, at least."""
+    units = node.get("GPU", 0) if layout.device == "cuda" else layout.processes
+    return node.get("CPU", 0) - units * layout.threads

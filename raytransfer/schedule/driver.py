@@ -18,8 +18,8 @@ from raytransfer.schedule.cluster import (
     Machine,
     check_decoding,
     layout_for,
+    machine_for,
     process_memory,
-    this_machine,
 )
 from raytransfer.schedule.cost import relative_costs
 from raytransfer.schedule.hold import hold
@@ -50,20 +50,22 @@ def prepare_study(
     workers: int | None = None,
     networks_per_trial: int | None = None,
     device: Device = "auto",
+    gpus: int | None = None,
     machine: Machine | None = None,
 ) -> Prepared:
     """Check everything that a study needs and plan it. Raises UserError for what cannot be.
 
     recipe: the space's own if None. workers: processes that share each batch; None for one.
     networks_per_trial: None for as many as memory holds and cores or GPUs can share out. machine:
-    where the study is to run; None for here, on `device`.
+    where the study is to run; None for the cluster of RAY_ADDRESS or here, on `device`, and on so
+    many of its GPUs, None for all.
     """
     recipe = recipe or space.recipe
     manifest = read_manifest(data)
     names = dict.fromkeys(treatment.split for treatment in space.treatments)
     splits = {name: make_split(name, manifest.classes, space.splits) for name in names}
     _check_images(manifest, recipe, splits, space)
-    where = machine or this_machine(device)
+    where = machine or machine_for(device, gpus)
     return _planned(space, recipe, manifest, splits, where, workers, networks_per_trial)
 
 
@@ -184,7 +186,7 @@ def run_study(
                     # A trial tells when it was stuck: both its time and one to be started again.
                     noticing_stalls(folder, held, 2 * stuck_after),
                 ):
-                    check_decoding(decoding)
+                    check_decoding(decoding, prepared.layout)
                     for wave in filter(None, waves):
                         run_wave(wave, job)
                         held.check()

@@ -2,13 +2,60 @@
 
 import logging
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from raytransfer.errors import UserError
+
+SETTINGS = {
+    # A driver under `uv run` would make every worker run uv again.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Tune's new output prints boxes even where it is told to print nothing.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C ends a study; Tune would take it for the end of one wave.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A trial's end is noticed at the next look at its workers: every 2 seconds otherwise.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # glibc gives freed tensors back to the kernel, which then clears their pages anew each step.
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+}
+
+ALONE = {
+    # A Ray that may have other machines listens for them. (It has the name of the systems that
+    # cannot.)
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+"""Settings of a Ray of this machine's own, which nobody else is to reach."""
+
+SHORT_FOLDER = "/tmp"
+"""Ray's sockets lie in its folder, and the name of a socket has at most 107 characters."""
 
 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def in_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster, as it does in each of Ray's jobs."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def set_environment() -> None:
+    """Settings of Ray's, but for those that the user has made. Ray reads some when it is imported:
+    call this before."""
+    settings = SETTINGS if in_cluster() else SETTINGS | ALONE
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    if not in_cluster() and "RAY_AUTH_MODE" not in os.environ:
+        # Other users of the machine reach loopback, too.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextmanager
@@ -17,32 +64,61 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
     cpus: that Ray counts where it is this machine's own; None for a study, which needs more than
     there are: trials' drivers and the stream's readers run beside training, and Ray Data waits for
-    ever for a core that training does not leave.
+    ever for a core that training does not leave. Raises UserError where the cluster does not let
+    us in.
     """
-    # A driver under `uv run` would make every worker run uv again.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Tune's new output prints boxes even where it is told to print nothing.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Ctrl-C ends a study; Tune would take it for the end of one wave.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # A trial's end is noticed at the next look at its workers: every 2 seconds otherwise.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # glibc gives freed tensors back to the kernel, which then clears their pages anew each step.
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(256 * 2**20))
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
-    import ray
+    set_environment()
+    if in_cluster():
+        with _quiet():
+            _join()
+            yield
+        return
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="raytransfer-",
+            dir=os.environ.get("RAY_TMPDIR", SHORT_FOLDER),
+            ignore_cleanup_errors=True,
+        ) as folder,
+        _quiet(),
+    ):
+        import ray
 
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
         ray.init(
             address="local",
             num_cpus=cpus or 2 * cores() + 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            _temp_dir=folder,
         )
-    # Ray's libraries set up loggers as they are imported; what a user needs to know, we say.
+        yield
+
+
+def _join() -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    address = os.environ["RAY_ADDRESS"]
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError:
+        raise UserError(
+            f"The Ray cluster at {address} asks for its token: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)."
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(
+            f"RAY_ADDRESS={address} leads to no Ray cluster ({reason}): correct or unset it."
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Whatever happens in the block, Ray is left at its end. Its libraries set up loggers as they
+    are imported; what a user needs to know, we say."""
+    import ray
+
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -8,6 +8,10 @@ from raytransfer.folder import Folder
 from raytransfer.schedule.attempts import StudyJob, run_to_its_end
 from raytransfer.study.plan import Trial
 
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""What a trial's own process asks for. It only waits for its workers, which are lost with it: so it
+is on Ray's head, which a cluster keeps on a machine that stays, and takes no core of any other."""
+
 
 def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
     """Run trials side by side, as many at once as the layout says.
@@ -23,7 +27,7 @@ def run_wave(trials: Sequence[Trial], study: StudyJob) -> None:
         tune.report({"reason": reason or ""})
 
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": 0.01}),
+        tune.with_resources(trainable, ON_HEAD),
         param_space={"trial": tune.grid_search(sorted(by_id))},
         tune_config=tune.TuneConfig(max_concurrent_trials=study.layout.trials_at_once),
         run_config=tune.RunConfig(

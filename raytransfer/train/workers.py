@@ -1,27 +1,44 @@
-"""A trial through Ray Train: worker processes and the streams that feed them."""
+"""A trial through Ray Train: worker processes, the group that they form, the stream of each."""
 
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import distributed
 
 from raytransfer.data.plan import StreamPlan
-from raytransfer.data.stream import batches, dataset, execution_options
+from raytransfer.data.stream import batches, dataset
 from raytransfer.folder import Folder
 from raytransfer.train.job import TrialJob
 from raytransfer.train.loop import pinned, train_trial
 
-START_SECONDS = 7 * 24 * 3600.0
-"""That Ray Train waits for cores or GPUs: whoever calls gives up before."""
+WAIT_SECONDS = 7 * 24 * 3600.0
+"""That Ray Train waits for cores or GPUs, and a worker for the others: whoever calls gives up
+before."""
 
 
 def fit(job: TrialJob) -> None:
     """Train a trial's cohorts in Ray Train's workers. Returns when the last network is over."""
     # Imported late: Ray reads some of its settings then, and ray_session makes them first.
     from ray import train
-    from ray.train.torch import TorchTrainer
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_SECONDS)
+    class SeeingEachOther(Backend):
+        """The GPUs of a machine are visible to all workers there, as nccl wants it."""
+
+        share_cuda_visible_devices = True
+
+    class OwnGroup(TorchConfig):
+        """Leaves the process group to the workers."""
+
+        backend_cls = SeeingEachOther
+
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(WAIT_SECONDS)
     resources: dict[str, float] = {"CPU": job.threads, "memory": job.mark}
     if job.gpu:
         resources["GPU"] = 1
@@ -29,6 +46,7 @@ def fit(job: TrialJob) -> None:
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},
+        torch_config=OwnGroup(),
         scaling_config=train.ScalingConfig(
             num_workers=job.lanes * job.workers,
             use_gpu=job.gpu,
@@ -41,14 +59,6 @@ def fit(job: TrialJob) -> None:
                 max_failures=0,
                 controller_failure_limit=1,  # type: ignore[call-arg]
             ),
-        ),
-        datasets={
-            _stream_name(lane, rank): dataset(_plans(job, lane), rank, job.decoding)
-            for lane in range(job.lanes)
-            for rank in range(job.workers)
-        },
-        dataset_config=train.DataConfig(
-            datasets_to_split=[], execution_options=execution_options(job.decoding)
         ),
     )
     trainer.fit()
@@ -72,28 +82,64 @@ def _give_back(resources: dict[str, float]) -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id))))
 
 
-def _stream_name(lane: int, rank: int) -> str:
-    return f"lane {lane}, rank {rank}"
-
-
-def _plans(job: TrialJob, lane: int) -> list[StreamPlan]:
-    return [cohort.stream for stage in job.cohorts(lane) for cohort in stage]
-
-
 def _worker(config: dict[str, Any]) -> None:
     """One training process: a rank of a lane."""
+    import ray
     from ray import train
     from ray.train.torch import get_device
 
     job: TrialJob = config["job"]
     torch.set_num_threads(job.threads)
-    lane, rank = divmod(train.get_context().get_world_rank(), job.workers)
-    shard = train.get_dataset_shard(_stream_name(lane, rank))
+    world_rank = train.get_context().get_world_rank()
+    lane, rank = divmod(world_rank, job.workers)
+    plans: list[StreamPlan] = [cohort.stream for stage in job.cohorts(lane) for cohort in stage]
+    node = ray.get_runtime_context().get_node_id()
     feed = batches(
-        shard,
-        _plans(job, lane),
+        dataset(plans, rank, node, job.decoding).iterator(),
+        plans,
         rank,
         threads=job.threads,
         allocate=pinned if job.gpu else None,
     )
-    train_trial(job, feed, get_device(), lane, rank)
+    with _group(world_rank, job.lanes * job.workers, job.gpu):
+        train_trial(job, feed, get_device(), lane, rank)
+
+
+@contextmanager
+def _group(rank: int, size: int, gpu: bool) -> Iterator[None]:
+    """The process group of a trial's workers, where there are several.
+
+    As torch's own, but that the store through which they meet listens at the address by which Ray
+    knows the machine, and at no other: a workstation's own Ray is not to be heard outside it.
+    """
+    import ray
+    from ray.train.collective import broadcast_from_rank_zero
+
+    if size == 1:
+        yield
+        return
+    host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    port, listening = 0, None
+    if rank == 0:
+        listening = socket.create_server((host, 0), backlog=size)
+        port = listening.getsockname()[1]
+    host, port = broadcast_from_rank_zero((host, port))
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        host,
+        port,
+        size,
+        is_master=rank == 0,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach() if listening is not None else None,
+    )
+    distributed.init_process_group(
+        "nccl" if gpu else "gloo",
+        timeout=timedelta(seconds=WAIT_SECONDS),
+        store=store,
+        rank=rank,
+        world_size=size,
+    )
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
