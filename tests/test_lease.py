@@ -51,13 +51,31 @@ def test_a_second_writer_is_told_who_holds_the_study_and_since_when(folder):
         Lease.acquire(folder)
 
 
-@pytest.mark.parametrize("who", [{}, {"host": "elsewhere", "pid": 1}])
-def test_a_living_writer_of_this_or_another_machine_is_left_alone(folder, who):
-    claim(folder, **who)
+def test_a_living_writer_of_this_machine_is_left_alone(folder):
+    claim(folder)
     before = claims(folder)
     with pytest.raises(UserError, match="since 2026-01-02 03:04:05"):
         Lease.acquire(folder)
     assert claims(folder) == before
+
+
+def test_a_writer_of_another_machine_is_left_alone_once_it_says_again_that_it_lives(folder):
+    claim(folder, host="elsewhere", pid=1)
+    again = threading.Timer(1.5, claim, [folder], {"host": "elsewhere", "pid": 1})
+    again.start()
+    with pytest.raises(UserError, match="by process 1 on elsewhere since 2026-01-02 03:04:05"):
+        Lease.acquire(folder)
+    assert again.finished.is_set()
+    assert len(claims(folder)) == 1
+
+
+def test_a_writer_of_another_machine_that_falls_silent_is_waited_for(folder, monkeypatch):
+    """As when a cluster's head is lost, and the next one goes on at once."""
+    monkeypatch.setattr("raytransfer.results.lease.LEASE_SECONDS", 3.0)
+    claim(folder, host="elsewhere", pid=1, heartbeat=time.time())
+    started = time.monotonic()
+    assert Lease.acquire(folder).attempt == 4
+    assert time.monotonic() - started > 2
     assert held(folder)
 
 

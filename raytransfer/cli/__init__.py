@@ -21,6 +21,7 @@ from raytransfer.cli.commands import (
     summary,
 )
 from raytransfer.cli.data_commands import prepare, show, verify
+from raytransfer.cli.job_commands import submit
 from raytransfer.errors import StoppedError, UserError
 from raytransfer.schedule.session import set_environment
 from raytransfer.study.recipe import Recipe, read_recipe
@@ -33,21 +34,26 @@ everything saved (EX_TEMPFAIL of sysexits.h: try again); Ctrl-C."""
 TRAINING = ("cv2", "ray", "safetensors", "simplejpeg", "torch", "torchvision")
 """Packages of the extra `train`."""
 
+WITH_RECIPE = ("plan", "run", "submit")
+"""Commands that take the settings of a recipe."""
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
     for command in (
         *(demo, prepare, verify, show),
-        *(plan, run, status, summary, export, report, splits, bench),
+        *(plan, run, submit, status, summary, export, report, splits, bench),
     )
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. args: those of the process if None."""
-    # A space may import Ray.
-    set_environment()
+    words = list(sys.argv[1:] if args is None else args)
+    if words[:1] != ["submit"]:
+        # Now, as a space may import Ray; `submit` starts no Ray, but has the token of another.
+        set_environment()
     try:
-        outcome = _understand(list(sys.argv[1:] if args is None else args))()
+        outcome = _understand(words)()
         sys.stdout.flush()
         return outcome or 0
     except UserError as error:
@@ -83,7 +89,7 @@ def _understand(args: list[str]) -> Callable[[], int | None]:
     arguments are read twice.
     """
     # Help is given in the first reading; it shows the recipe of the space that is named.
-    named = [arg for arg in args if args[0] in ("plan", "run") and arg in space_names()]
+    named = [arg for arg in args if args[0] in WITH_RECIPE and arg in space_names()]
     call = _parse(args, load_space(named[0]).recipe if named else Recipe())
     if "recipe_file" not in call.keywords:
         return call
@@ -95,7 +101,7 @@ def _understand(args: list[str]) -> Callable[[], int | None]:
 
 def _parse(args: list[str], start: Recipe) -> "functools.partial[int | None]":
     def deferred(command: Callable[..., int | None]) -> Callable[..., Any]:
-        has_recipe = command in (plan, run)
+        has_recipe = command.__name__ in WITH_RECIPE
 
         # tyro takes the parameters from what is wrapped.
         @functools.wraps(functools.partial(command, recipe=start) if has_recipe else command)

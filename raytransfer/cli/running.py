@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Device = Literal["auto", "cpu", "cuda"]
 Flag = FlagCreatePairsOff[bool]
@@ -37,8 +34,8 @@ class Running:
     """Send each network's lines to a tracker as a run of its own. None: to none."""
 
 
-def flags(settings: "DataclassInstance", usual: "DataclassInstance") -> Iterator[str]:
-    """The arguments of a command line that make `settings` of `usual`, which are of one class."""
+def flags(settings: Any, usual: Any) -> Iterator[str]:
+    """The arguments of a command line that make `settings` of `usual`, a data class each."""
     for field in fields(settings):
         value: Any = getattr(settings, field.name)
         if value == getattr(usual, field.name):

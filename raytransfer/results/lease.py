@@ -2,10 +2,11 @@
 
 attempts/<number>-<chance>.json   a driver's claim: who it is, and when it last said that it lives
 
-A driver that sees no live claim writes its own, with a higher number than all there are, and looks
-again. Two that do so at once are both seen by at least one of them, which then withdraws: so never
-do two hold the study, and no store need offer more than to list what was written. Whoever finds a
-higher number than its own has been taken for dead, and must not write any more.
+A claim of another machine is watched: if it is renewed, its driver lives. A driver that sees no
+live claim writes its own, with a higher number than all there are, and looks again. Two that do so
+at once are both seen by at least one of them, which then withdraws: so never do two hold the study,
+and no store need offer more than to list what was written. Whoever finds a higher number than its
+own has been taken for dead, and must not write any more.
 """
 
 import os
@@ -26,6 +27,9 @@ HEARTBEAT_SECONDS = 5.0
 
 LEASE_SECONDS = 30.0
 """A driver that has been silent for so long is taken for dead."""
+
+LOOK_SECONDS = 1.0
+"""Between looks at a claim of another machine."""
 
 TRIES = 5
 """Times that drivers which start at the same moment try again."""
@@ -51,7 +55,7 @@ class Lease:
     def acquire(cls, folder: Folder) -> "Lease":
         """Become the study's writer. Raises UserError, naming the holder, if there is one."""
         for _ in range(TRIES):
-            claims = _claims(folder)
+            claims = _watched(folder)
             _refuse(folder, claims)
             number = 1 + max(map(_number, claims), default=0)
             lease = cls(folder, f"{number:06d}-{secrets.token_hex(4)}.json")
@@ -124,6 +128,20 @@ def _claims(folder: Folder) -> dict[str, Mapping[str, Any]]:
         except UserError:
             said = None
         claims[name] = said if isinstance(said, dict) else {}
+    return claims
+
+
+def _watched(folder: Folder) -> Mapping[str, Mapping[str, Any]]:
+    """All claims, once it is clear of each live one that its driver lives: it is a process of this
+    machine, or it said so again."""
+    first = claims = _claims(folder)
+    deadline = time.monotonic() + LEASE_SECONDS
+    while time.monotonic() < deadline and any(
+        _alive(said) and said["host"] != socket.gethostname() and said == first.get(name)
+        for name, said in claims.items()
+    ):
+        time.sleep(LOOK_SECONDS)
+        claims = _claims(folder)
     return claims
 
 

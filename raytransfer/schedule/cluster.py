@@ -178,7 +178,7 @@ def stated_machine(
                 "There is no GPU here: say what memory each of those has that the plan is for, "
                 "such as --device-memory 80 (GB)."
             )
-        return Machine("cuda", gpus or 1, int(memory_gb * GB), cores())
+        return Machine("cuda", gpus or 1, int(memory_gb * GB))
     else:
         here = this_machine("cuda" if on_gpu else device)
     memory = here.memory if memory_gb is None else int(memory_gb * GB)

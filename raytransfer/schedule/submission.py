@@ -1,0 +1,124 @@
+"""A command as a job of a Ray cluster elsewhere: sent, followed to its end, or left to itself."""
+
+import asyncio
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+from raytransfer.errors import StoppedError, UserError
+
+QUIET_SECONDS = 30.0
+"""Without a line of the log, the job's state is asked for: a connection may be dead and not say."""
+
+LOST_SECONDS = 600.0
+"""That a cluster which no longer answers is asked again."""
+
+LOOK_SECONDS = 1.0
+"""Between looks at a job whose log has ended, or whose cluster does not answer."""
+
+FAILED = 1
+"""Exit status of a job that has none of its own: it was stopped, or lost with its cluster."""
+
+
+class Job:
+    """A job of the cluster whose dashboard is at an address such as http://127.0.0.1:8265.
+
+    address: None for that of RAY_API_SERVER_ADDRESS. Raises UserError where there is no cluster, or
+    it asks for a token.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        self._answered = time.monotonic()
+        self._printed = 0
+        self.id = ""
+        self.address = address
+        try:
+            self._client = JobSubmissionClient(address)
+        except AuthenticationError:
+            raise UserError(
+                f"The Ray cluster at {address} asks for its token: set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)."
+            ) from None
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"No dashboard of a Ray cluster answers at {address} ({reason}): correct --address."
+            ) from None
+
+    def submit(self, words: Sequence[str], files: Sequence[Path] = ()) -> None:
+        """Start a command there. files: sent along, to lie in the folder that it runs in."""
+        with tempfile.TemporaryDirectory() as folder:
+            for file in files:
+                shutil.copy(file, folder)
+            self.id = self._client.submit_job(
+                entrypoint=shlex.join(words),
+                runtime_env={"working_dir": folder} if files else None,
+            )
+
+    def follow(self) -> int:
+        """Print the job's log until it ends; its exit status, which is that of its command.
+
+        Raises StoppedError where the cluster does not answer for ten minutes; the job may go on.
+        """
+        return asyncio.run(self._follow())
+
+    def told(self) -> str:
+        """How to come back to the job, and how to stop it."""
+        where = f"--address {self.address} " if self.address else ""
+        return (
+            f"To come back: ray job logs {where}--follow {self.id}\n"
+            f"To stop it: ray job stop {where}{self.id}"
+        )
+
+    async def _follow(self) -> int:
+        while True:
+            try:
+                async for text in self._log():
+                    print(text, end="", flush=True)
+                status = self._status()
+            except (OSError, RuntimeError) as error:  # those of requests and aiohttp are OSErrors
+                if time.monotonic() - self._answered > LOST_SECONDS:
+                    raise StoppedError(
+                        f"the cluster has not answered for {LOST_SECONDS / 60:.0f} minutes "
+                        f"({error}); the job may go on.\n{self.told()}"
+                    ) from None
+                status = None
+            if status is not None:
+                return status
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _status(self) -> int | None:
+        """The job's exit status; None while it goes on."""
+        info = self._client.get_job_info(self.id)
+        self._answered = time.monotonic()
+        if not info.status.is_terminal():
+            return None
+        code = info.driver_exit_code
+        return code if code is not None else int(info.status != "SUCCEEDED") * FAILED
+
+    async def _log(self) -> AsyncIterator[str]:
+        """What the log says beyond what was printed: it comes from its beginning each time."""
+        passed = 0
+        async with aclosing(self._client.tail_job_logs(self.id)) as chunks:  # type: ignore[type-var]
+            while True:
+                coming = asyncio.ensure_future(anext(chunks, None))
+                while not (await asyncio.wait({coming}, timeout=QUIET_SECONDS))[0]:
+                    if self._status() is not None:
+                        coming.cancel()
+                        return
+                chunk = coming.result()
+                if chunk is None:
+                    return
+                self._answered = time.monotonic()
+                new = chunk[max(0, self._printed - passed) :]
+                passed += len(chunk)
+                self._printed = max(self._printed, passed)
+                if new:
+                    yield new
