@@ -101,15 +101,11 @@ def _join() -> None:
     address = os.environ["RAY_ADDRESS"]
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except AuthenticationError:
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"The Ray cluster at {address} asks for its token: set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)."
-        ) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-        raise UserError(
-            f"RAY_ADDRESS={address} leads to no Ray cluster ({reason}): correct or unset it."
+            f"RAY_ADDRESS={address} leads to no Ray cluster that lets us in ({reason}): correct or "
+            "unset it; one with a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, too."
         ) from None
 
 

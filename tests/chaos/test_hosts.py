@@ -1,0 +1,75 @@
+"""A cluster of several hosts with a token, as jobs of Ray see it."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from faults import outcome
+from hosts import Hosts
+
+from raytransfer.data.manifest import demo_shards
+from raytransfer.results.store import StudyFolder
+
+STUDY = ("--steps", "80", "--validate-every", "40", "--checkpoint-every", "20")
+ALIKE = ("--data", str(demo_shards()), "--workers", "2", "--deterministic", *STUDY)
+DECODED = ("--decode", "tasks", "--decode-resource", "decode")
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """A head that trains with one core; a second host that trains with one, and decodes."""
+    try:
+        made = Hosts(3)
+    except OSError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no network namespaces can be made here: {error}")
+    with made:
+        made.start_ray(1, "--head", "--num-cpus=1")
+        made.start_ray(2, "--num-cpus=1", '--resources={"decode": 2}')
+        yield made
+
+
+def test_without_the_token_nobody_is_let_in(hosts):
+    ask = "import urllib.request as u; u.urlopen('http://10.77.0.1:8265/api/jobs/')"
+    assert "HTTP Error 401" in hosts.run(1, sys.executable, "-c", ask).stdout
+    submit = ("raytransfer", "submit", "demo", "--data", "x", "--study", "y")
+    refused = hosts.run(2, *submit, "--address", hosts.dashboard, RAY_AUTH_TOKEN="f" * 64)
+    assert refused.returncode == 2
+    assert "asks for its token: set RAY_AUTH_MODE=token" in refused.stdout
+    run = ("raytransfer", "run", "demo", "--data", str(demo_shards()), "--study", "/tmp/none")
+    without = {"RAY_ADDRESS": "10.77.0.1:6379", "RAY_AUTH_MODE": "disabled"}
+    refused = hosts.run(2, *run, **without)
+    assert refused.returncode == 2
+    assert "RAY_ADDRESS=10.77.0.1:6379 leads to no Ray cluster that lets us in" in refused.stdout
+
+
+def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, tmp_path):
+    study = tmp_path / "study"
+    address = ("--address", hosts.dashboard)
+    run = ("raytransfer", "run", "demo", "--study", str(study), *ALIKE, *DECODED)
+    submit = ("ray", "job", "submit", *address, "--", *run)
+    job = hosts.start(1, *submit, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    folder = StudyFolder(study)
+    while not any(len(lane["networks"]) > 20 and lane["step"] > 30 for lane in folder.progress()):
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.2)
+    hosts.lose(2)
+    lost = time.monotonic()
+    hosts.start_ray(3, "--num-cpus=1", '--resources={"decode": 2}')
+    said, _ = job.communicate(timeout=240)
+    print(f"{time.monotonic() - lost:.0f} s from the loss to the end")
+    assert job.returncode == 0, said
+    assert "A trial was lost" in said
+    assert "46 networks: 46 trained now, 0 finished already, 0 failed." in said
+    assert outcome(study) == undisturbed(tmp_path / "undisturbed")
+
+
+def undisturbed(study):
+    run = ("run", "demo", "--study", str(study), *ALIKE)
+    subprocess.run(
+        [sys.executable, "-m", "raytransfer", *run], check=True, capture_output=True, timeout=240
+    )
+    return outcome(study)
