@@ -1,6 +1,7 @@
 """A command as a job of a Ray cluster elsewhere: sent, followed to its end, or left to itself."""
 
 import asyncio
+import logging
 import shlex
 import shutil
 import tempfile
@@ -47,27 +48,41 @@ class Job:
                 "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)."
             ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise UserError(
-                f"No dashboard of a Ray cluster answers at {address} ({reason}): correct --address."
+                f"No dashboard of a Ray cluster answers at {address} ({_first_line(error)}): "
+                "correct --address."
             ) from None
 
     def submit(self, words: Sequence[str], files: Sequence[Path] = ()) -> None:
-        """Start a command there. files: sent along, to lie in the folder that it runs in."""
+        """Start a command there. files: sent along, to lie in the folder that it runs in.
+
+        Raises UserError where the cluster does not take it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             for file in files:
                 shutil.copy(file, folder)
-            self.id = self._client.submit_job(
-                entrypoint=shlex.join(words),
-                runtime_env={"working_dir": folder} if files else None,
-            )
+            try:
+                self.id = self._client.submit_job(
+                    entrypoint=shlex.join(words),
+                    runtime_env={"working_dir": folder} if files else None,
+                )
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"The cluster did not answer to the job ({_first_line(error)}): look with `ray "
+                    "job list` whether it has it, or send it again."
+                ) from None
 
     def follow(self) -> int:
         """Print the job's log until it ends; its exit status, which is that of its command.
 
         Raises StoppedError where the cluster does not answer for ten minutes; the job may go on.
         """
-        return asyncio.run(self._follow())
+        # Ray's client tells of each connection that ends.
+        logging.disable(logging.CRITICAL)
+        try:
+            return asyncio.run(self._follow())
+        finally:
+            logging.disable(logging.NOTSET)
 
     def told(self) -> str:
         """How to come back to the job, and how to stop it."""
@@ -83,7 +98,7 @@ class Job:
                 async for text in self._log():
                     print(text, end="", flush=True)
                 status = self._status()
-            except (OSError, RuntimeError) as error:  # those of requests and aiohttp are OSErrors
+            except Exception as error:  # whatever breaks on the way: the job is asked for again
                 if time.monotonic() - self._answered > LOST_SECONDS:
                     raise StoppedError(
                         f"the cluster has not answered for {LOST_SECONDS / 60:.0f} minutes "
@@ -122,3 +137,7 @@ class Job:
                 self._printed = max(self._printed, passed)
                 if new:
                     yield new
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,167 @@
+"""Jobs of a cluster as `submit` sees them: sent, followed through dropped connections, left."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from raytransfer.data.manifest import demo_shards
+from raytransfer.errors import StoppedError, UserError
+from raytransfer.results.store import StudyFolder
+from raytransfer.schedule.submission import Job
+
+# Jobs find `raytransfer` and `python` as this process does.
+PATH = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+
+COUNT = "import time\nfor i in range(12): print('line', i, flush=True); time.sleep(0.3)\n"
+"""Takes longer than a connection through `leaky` lasts."""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The dashboard of a Ray on loopback, with a token."""
+    port = free_port()
+    words = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1"]
+    words += [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
+    environment = os.environ | {"PATH": PATH, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    log = (tmp_path_factory.mktemp("ray") / "log").open("w")
+    with log, subprocess.Popen(words, env=environment, stdout=log, stderr=log) as running:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                Job(f"http://127.0.0.1:{port}")
+                break
+            except UserError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+        running.terminate()
+
+
+@pytest.fixture
+def leaky(address):
+    """A way to the cluster on which no connection lasts longer than a second."""
+    loop = asyncio.new_event_loop()
+    host, port = address.removeprefix("http://").split(":")
+
+    async def carry(source, target):
+        while content := await source.read(4096):
+            target.write(content)
+            await target.drain()
+
+    async def serve(near_in, near_out):
+        far_in, far_out = await asyncio.open_connection(host, int(port))
+        both = [
+            asyncio.ensure_future(carry(near_in, far_out)),
+            asyncio.ensure_future(carry(far_in, near_out)),
+        ]
+        await asyncio.wait(both, timeout=1.0)
+        for way in both:
+            way.cancel()
+        near_out.close()
+        far_out.close()
+
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    loop.call_soon_threadsafe(server.close)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_a_job_is_followed_through_dropped_connections_to_its_exit_status(address, leaky, capsys):
+    job, seen = Job(address), Job(leaky)
+    job.submit(["python", "-c", COUNT + "raise SystemExit(3)"])
+    seen.id = job.id
+    assert seen.follow() == 3
+    lines = re.findall(r"^line (\d+)$", capsys.readouterr().out, re.MULTILINE)
+    assert lines == [str(i) for i in range(12)]
+
+
+def test_a_cluster_that_answers_no_more_is_given_up_and_told_how_to_come_back(monkeypatch):
+    monkeypatch.setattr("raytransfer.schedule.submission.LOST_SECONDS", 2.0)
+
+    class Gone:
+        async def tail_job_logs(self, job):
+            raise OSError("connection refused")
+            yield
+
+    job = Job.__new__(Job)
+    job.address, job.id = "http://there:8265", "raysubmit_1"
+    job._client, job._answered, job._printed = Gone(), time.monotonic(), 0
+    with pytest.raises(StoppedError, match="ray job logs --address http://there:8265 --follow ray"):
+        job.follow()
+
+
+SPACE = """
+from raytransfer.study.recipe import Recipe
+from raytransfer.study.treatment import Treatment
+
+recipe = Recipe(network="small", steps=100_000, batch=32, validate_every=50)
+
+
+def treatments():
+    yield Treatment("random:0", "B")
+"""
+
+
+def submit(address, folder, *options):
+    """The command in a folder with a space of its own, and what it says from now on."""
+    (folder / "my space.py").write_text(SPACE)
+    data = ("--data", str(demo_shards()), "--study", str(folder / "study"))
+    return subprocess.Popen(
+        [sys.executable, "-m", "raytransfer", "submit", "my space.py", *data, *options],
+        cwd=folder,
+        env=os.environ | {"RAY_API_SERVER_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_refused_run_ends_as_it_would_here(address, tmp_path):
+    with submit(address, tmp_path, "--workers", "2", "--no-mirror") as refused:
+        said, _ = refused.communicate(timeout=120)
+    assert "run 'my space.py' --data" in said
+    assert "--workers 2 --no-mirror" in said
+    assert "raytransfer: --workers is 1 to 1, the cores that there are, not 2." in said
+    assert refused.returncode == 2
+
+
+def test_ctrl_c_leaves_the_study_running_and_a_stopped_job_saves_it(address, tmp_path):
+    with submit(address, tmp_path) as running:
+        said = ""
+        while "0 of 1 networks, 0 %, random:0 baseB" not in said:
+            said += (line := running.stdout.readline())
+            assert line, said
+        running.send_signal(signal.SIGINT)
+        said += running.communicate(timeout=60)[0]
+    assert running.returncode == 130
+    number = re.search(r"^Job (\S+)$", said, re.MULTILINE)[1]
+    assert f"ray job logs --follow {number}\n" in said
+    stop = re.search(r"^To stop it: (.*)$", said, re.MULTILINE)[1].split()
+    environment = os.environ | {"PATH": PATH, "RAY_API_SERVER_ADDRESS": address}
+    before = StudyFolder(tmp_path / "study").progress()
+    stopped = subprocess.run(stop, env=environment, capture_output=True, text=True, check=True)
+    assert "was stopped" in stopped.stdout
+    job = Job(address)
+    job.id = number
+    assert job.follow() != 0
+    folder = StudyFolder(tmp_path / "study")
+    assert before
+    assert folder.names("checkpoints")
