@@ -1,4 +1,5 @@
-# Ray's head, its workers and the submitter of a study, in one image. `.ci/image` builds it.
+# Ray's head, its workers and the submitter of a study, in one image. `.ci/image` builds it with podman;
+# elsewhere `docker build --build-arg VERSION=... --build-arg REVISION=... .` does.
 #
 # Python's own base and not Ray's: every version then comes from the pinned list, torch's wheels
 # bring CUDA's libraries along, and nothing is in it twice.
@@ -23,7 +24,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --gid 100 --no-create-home --home-dir /tmp --shell /bin/bash ray \
-    && python3.11 -m compileall -q
+    && python3.11 -c "import compileall, os; \
+        compileall.compile_dir(os.path.dirname(os.__file__), quiet=1)"
 COPY .docker /opt/pins
 # Bytecode is compiled here, as nothing can be written where it runs.
 RUN python3.11 -m venv /tmp/tools \

@@ -251,7 +251,7 @@ PROBES = (
 # Compiles what has no bytecode that is up to date, and fails as it cannot write.
 COMPILED = """
 import compileall, importlib.util, pathlib, sys
-for name in ("raytransfer", "tune_spaces", "ray", "torch", "numpy", "asyncio", "email"):
+for name in ("raytransfer", "tune_spaces", "ray", "numpy", "asyncio", "email"):
     folder = pathlib.Path(importlib.util.find_spec(name).origin).parent
     assert compileall.compile_dir(folder, quiet=2), folder
 """
