@@ -1,5 +1,5 @@
-# Ray's head, its workers and the submitter of a study, in one image. `.ci/image` builds it with podman;
-# elsewhere `docker build --build-arg VERSION=... --build-arg REVISION=... .` does.
+# Ray's head, its workers and the submitter of a study, in one image. `.ci/image` builds it with
+# podman; elsewhere `docker build --build-arg VERSION=... --build-arg REVISION=... .` does.
 #
 # Python's own base and not Ray's: every version then comes from the pinned list, torch's wheels
 # bring CUDA's libraries along, and nothing is in it twice.
