@@ -45,6 +45,7 @@ LIBRARIES = {
     "pyarrow": {"data", "results", "folder"},
     "scipy": {"results", "data/sources/truth"},
     "PIL": {"data", "report/weights"},
+    "aiohttp": {"schedule/submission"},
     "mlflow": {"schedule/track"},
     "wandb": {"schedule/track"},
     "tyro": {"cli"},

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from raytransfer.errors import StoppedError, UserError
@@ -93,20 +93,25 @@ class Job:
         )
 
     async def _follow(self) -> int:
+        from aiohttp import ClientError
+
+        broken = (OSError, RuntimeError, ClientError)
         while True:
-            try:
+            with suppress(*broken):
                 async for text in self._log():
                     print(text, end="", flush=True)
+            # However the log ended: only the job's state tells whether the job has.
+            try:
                 status = self._status()
-            except Exception as error:  # whatever breaks on the way: the job is asked for again
+                if status is not None:
+                    print(self._client.get_job_logs(self.id)[self._printed :], end="", flush=True)
+                    return status
+            except broken as error:
                 if time.monotonic() - self._answered > LOST_SECONDS:
                     raise StoppedError(
                         f"the cluster has not answered for {LOST_SECONDS / 60:.0f} minutes "
-                        f"({error}); the job may go on.\n{self.told()}"
+                        f"({_first_line(error)}); the job may go on.\n{self.told()}"
                     ) from None
-                status = None
-            if status is not None:
-                return status
             await asyncio.sleep(LOOK_SECONDS)
 
     def _status(self) -> int | None:
@@ -127,6 +132,7 @@ class Job:
                 while not (await asyncio.wait({coming}, timeout=QUIET_SECONDS))[0]:
                     if self._status() is not None:
                         coming.cancel()
+                        await asyncio.wait({coming})
                         return
                 chunk = coming.result()
                 if chunk is None:

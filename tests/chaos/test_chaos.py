@@ -11,7 +11,6 @@ import time
 import pytest
 from faults import Chaos, drop_store, fill_disk, kill, outcome, pause, terminate
 from pyarrow import fs
-from ray.cluster_utils import Cluster
 
 from raytransfer.cli import main
 from raytransfer.data.manifest import demo_shards
@@ -217,27 +216,3 @@ def test_a_full_disk_is_waited_for(space, undisturbed, tmp_path, small_disk):
     chaos.run()
     check(chaos, study, undisturbed)
     assert re.search(r"study cannot be written: No space left on device\. Training w", chaos.said)
-
-
-def test_a_machine_of_a_cluster_may_be_lost(space, undisturbed, tmp_path, monkeypatch):
-    """Two nodes of Ray on this machine; the one that trains goes, and another comes."""
-    study = tmp_path / "study"
-    chaos = Chaos(tmp_path / "chaos", command(space, study), [kill("node", at="step 180")])
-    for name, value in chaos.environment.items():
-        monkeypatch.setenv(name, value)  # of the nodes, and so of the workers that they start
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        node = cluster.add_node(num_cpus=4)
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        raylet = node.all_processes["raylet"][0].process.pid
-        (chaos.folder / "node.pid").write_text(str(raylet))
-        running = chaos.start()
-        while not chaos.happened:
-            assert running.poll() is None
-            time.sleep(0.1)
-        cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=4)
-        chaos.end(running)
-    finally:
-        cluster.shutdown()
-    check(chaos, study, undisturbed)

@@ -12,7 +12,7 @@ from hosts import Hosts
 from raytransfer.data.manifest import demo_shards
 from raytransfer.results.store import StudyFolder
 
-STUDY = ("--steps", "80", "--validate-every", "40", "--checkpoint-every", "20")
+STUDY = ("--steps", "60", "--validate-every", "30", "--checkpoint-every", "10")
 ALIKE = ("--data", str(demo_shards()), "--workers", "2", "--deterministic", *STUDY)
 DECODED = ("--decode", "tasks", "--decode-resource", "decode")
 
@@ -53,7 +53,7 @@ def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, tmp_path):
     submit = ("ray", "job", "submit", *address, "--", *run)
     job = hosts.start(1, *submit, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = StudyFolder(study)
-    while not any(len(lane["networks"]) > 20 and lane["step"] > 30 for lane in folder.progress()):
+    while not any(len(lane["networks"]) > 20 and lane["step"] > 20 for lane in folder.progress()):
         assert job.poll() is None, job.communicate()[0]
         time.sleep(0.2)
     hosts.lose(2)
