@@ -6,8 +6,8 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 
 from raytransfer.errors import StoppedError, UserError
@@ -58,7 +58,7 @@ class Job:
 
         Raises UserError where the cluster does not take it.
         """
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _silent():
             for file in files:
                 shutil.copy(file, folder)
             try:
@@ -77,12 +77,8 @@ class Job:
 
         Raises StoppedError where the cluster does not answer for ten minutes; the job may go on.
         """
-        # Ray's client tells of each connection that ends.
-        logging.disable(logging.CRITICAL)
-        try:
+        with _silent():
             return asyncio.run(self._follow())
-        finally:
-            logging.disable(logging.NOTSET)
 
     def told(self) -> str:
         """How to come back to the job, and how to stop it."""
@@ -129,11 +125,14 @@ class Job:
         async with aclosing(self._client.tail_job_logs(self.id)) as chunks:  # type: ignore[type-var]
             while True:
                 coming = asyncio.ensure_future(anext(chunks, None))
-                while not (await asyncio.wait({coming}, timeout=QUIET_SECONDS))[0]:
-                    if self._status() is not None:
-                        coming.cancel()
-                        await asyncio.wait({coming})
-                        return
+                try:
+                    while not (await asyncio.wait({coming}, timeout=QUIET_SECONDS))[0]:
+                        if self._status() is not None:
+                            return
+                finally:
+                    # Whatever ends the wait, Ctrl-C too: what is still asked cannot be closed.
+                    coming.cancel()
+                    await asyncio.wait({coming})
                 chunk = coming.result()
                 if chunk is None:
                     return
@@ -143,6 +142,16 @@ class Job:
                 self._printed = max(self._printed, passed)
                 if new:
                     yield new
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's client tells of each package that it sends and each connection that ends."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from faults import outcome
-from hosts import Hosts
+from hosts import RAY, Hosts
 
 from raytransfer.data.manifest import demo_shards
 from raytransfer.results.store import StudyFolder
@@ -32,6 +32,32 @@ def hosts():
         yield made
 
 
+@pytest.fixture(scope="module")
+def alone(hosts, tmp_path_factory):
+    """The study on one host with a Ray of its own: its outcome, and every address at which any of
+    its processes listened."""
+    study = tmp_path_factory.mktemp("alone") / "study"
+    own = {name: value for name, value in hosts.environment.items() if name not in RAY}
+    run = ("raytransfer", "run", "demo", "--study", str(study), *ALIKE)
+    running = hosts.start(3, *run, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    listening = set()
+    while running.poll() is None:
+        told = hosts.run(3, "ss", "--no-header", "--listening", "--tcp", "--udp", "--numeric")
+        listening |= {line.split()[4].rpartition(":")[0] for line in told.stdout.splitlines()}
+        time.sleep(1)
+    assert running.returncode == 0, running.communicate()[0]
+    return outcome(study), listening
+
+
+@pytest.fixture
+def undisturbed(alone):
+    return alone[0]
+
+
+def test_a_workstations_own_ray_listens_on_loopback_alone(alone):
+    assert alone[1] == {"127.0.0.1", "[::ffff:127.0.0.1]"}
+
+
 def test_without_the_token_nobody_is_let_in(hosts):
     ask = "import urllib.request as u; u.urlopen('http://10.77.0.1:8265/api/jobs/')"
     assert "HTTP Error 401" in hosts.run(1, sys.executable, "-c", ask).stdout
@@ -46,7 +72,7 @@ def test_without_the_token_nobody_is_let_in(hosts):
     assert "RAY_ADDRESS=10.77.0.1:6379 leads to no Ray cluster that lets us in" in refused.stdout
 
 
-def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, tmp_path):
+def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, undisturbed, tmp_path):
     study = tmp_path / "study"
     address = ("--address", hosts.dashboard)
     run = ("raytransfer", "run", "demo", "--study", str(study), *ALIKE, *DECODED)
@@ -64,12 +90,4 @@ def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, tmp_path):
     assert job.returncode == 0, said
     assert "A trial was lost" in said
     assert "46 networks: 46 trained now, 0 finished already, 0 failed." in said
-    assert outcome(study) == undisturbed(tmp_path / "undisturbed")
-
-
-def undisturbed(study):
-    run = ("run", "demo", "--study", str(study), *ALIKE)
-    subprocess.run(
-        [sys.executable, "-m", "raytransfer", *run], check=True, capture_output=True, timeout=240
-    )
-    return outcome(study)
+    assert outcome(study) == undisturbed

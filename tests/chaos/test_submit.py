@@ -1,6 +1,5 @@
 """Jobs of a cluster as `submit` sees them: sent, followed through dropped connections, left."""
 
-import asyncio
 import os
 import re
 import signal
@@ -48,40 +47,49 @@ def address(tmp_path_factory):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
-        running.terminate()
+        # It would take half a minute to end by itself; its processes end with each other.
+        words = ["ps", "--ppid", str(running.pid), "-o", "pid="]
+        for number in subprocess.run(words, capture_output=True, check=True).stdout.split():
+            os.kill(int(number), signal.SIGKILL)
+        running.kill()
+
+
+LEAKY = """
+import asyncio, sys
+
+async def carry(source, target):
+    while content := await source.read(4096):
+        target.write(content)
+        await target.drain()
+
+async def serve(near_in, near_out):
+    far_in, far_out = await asyncio.open_connection("127.0.0.1", sys.argv[2])
+    both = [carry(near_in, far_out), carry(far_in, near_out)]
+    both = [asyncio.ensure_future(each) for each in both]
+    await asyncio.wait(both, timeout=2)
+    for each in both:
+        each.cancel()
+    near_out.close()
+    far_out.close()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", sys.argv[1])
+    print("serving", flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
 def leaky(address):
     """A way to the cluster on which no connection lasts longer than two seconds."""
-    loop = asyncio.new_event_loop()
-    host, port = address.removeprefix("http://").split(":")
-
-    async def carry(source, target):
-        while content := await source.read(4096):
-            target.write(content)
-            await target.drain()
-
-    async def serve(near_in, near_out):
-        far_in, far_out = await asyncio.open_connection(host, int(port))
-        both = [
-            asyncio.ensure_future(carry(near_in, far_out)),
-            asyncio.ensure_future(carry(far_in, near_out)),
-        ]
-        await asyncio.wait(both, timeout=2.0)
-        for way in both:
-            way.cancel()
-        near_out.close()
-        far_out.close()
-
-    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    loop.call_soon_threadsafe(server.close)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    port = str(free_port())
+    words = [sys.executable, "-c", LEAKY, port, address.rpartition(":")[2]]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout.readline() == b"serving\n"
+        yield f"http://127.0.0.1:{port}"
+        running.kill()
 
 
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # in Ray's client
@@ -124,12 +132,22 @@ def treatments():
 """
 
 
+COMMAND = """
+import signal, sys
+from raytransfer.cli import main
+
+# What a shell starts in the background does not hear Ctrl-C, nor do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def submit(address, folder, *options):
     """The command in a folder with a space of its own, and what it says from now on."""
     (folder / "my space.py").write_text(SPACE)
     data = ("--data", str(demo_shards()), "--study", str(folder / "study"))
     return subprocess.Popen(
-        [sys.executable, "-m", "raytransfer", "submit", "my space.py", *data, *options],
+        [sys.executable, "-c", COMMAND, "submit", "my space.py", *data, *options],
         cwd=folder,
         env=os.environ | {"RAY_API_SERVER_ADDRESS": address},
         stdout=subprocess.PIPE,
@@ -150,10 +168,13 @@ def test_a_refused_run_ends_as_it_would_here(address, tmp_path):
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated")
 def test_ctrl_c_leaves_the_study_running_and_a_stopped_job_saves_it(address, tmp_path):
     with submit(address, tmp_path) as running:
+        too_late = threading.Timer(120, running.kill)
+        too_late.start()
         said = ""
-        while "0 of 1 networks, 0 %, random:0 baseB" not in said:
+        while "random:0 baseB" not in said:
             said += (line := running.stdout.readline())
             assert line, said
+        too_late.cancel()
         running.send_signal(signal.SIGINT)
         said += running.communicate(timeout=60)[0]
     assert running.returncode == 130
