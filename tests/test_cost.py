@@ -14,7 +14,15 @@ from raytransfer.data.manifest import demo_shards, read_manifest
 from raytransfer.errors import UserError
 from raytransfer.nets.architecture import architecture
 from raytransfer.nets.network import initial_weights
-from raytransfer.schedule.cluster import GB, Layout, Machine, layout_for, stated_machine
+from raytransfer.schedule.cluster import (
+    GB,
+    Layout,
+    Machine,
+    layout_for,
+    machine_for,
+    ray_cluster,
+    stated_machine,
+)
 from raytransfer.schedule.cost import (
     TRIAL_SECONDS,
     Rate,
@@ -226,6 +234,42 @@ def test_a_machine_may_be_stated_that_is_not_here(monkeypatch):
         with pytest.raises(UserError) as refused:
             stated_machine(**{"device": "auto", **wrong})
         assert words in str(refused.value)
+
+
+def nodes_of(*resources):
+    return lambda: [{"Alive": True, "Resources": each} for each in resources]
+
+
+HEAD = {"memory": 8 * GB, "node:__internal_head__": 1.0}
+
+
+def test_a_clusters_gpus_are_all_used_and_others_that_are_to_come(monkeypatch):
+    gpus = {"CPU": 64.0, "GPU": 8.0, "memory": 500 * GB}
+    monkeypatch.setattr("ray.nodes", nodes_of(HEAD, gpus, gpus, {"CPU": 32.0, "decode": 32.0}))
+    monkeypatch.setattr("raytransfer.schedule.cluster._first_gpu", lambda: (80 * GB, 3))
+    assert ray_cluster("auto") == Machine("cuda", 16, 80 * GB, threads=7)
+    assert ray_cluster("auto", gpus=64) == Machine("cuda", 64, 80 * GB, threads=7)
+    monkeypatch.setattr("ray.nodes", nodes_of(HEAD))
+    assert ray_cluster("cuda", gpus=4) == Machine("cuda", 4, 80 * GB, threads=3)
+    with pytest.raises(UserError, match="--gpus to how many it grows"):
+        ray_cluster("cuda")
+
+
+def test_a_cluster_without_gpus_trains_on_its_cores(monkeypatch):
+    workers = [{"CPU": 4.0, "memory": 8 * GB}, {"CPU": 2.0, "memory": 3 * GB}]
+    monkeypatch.setattr("ray.nodes", nodes_of(HEAD, *workers))
+    assert ray_cluster("auto") == Machine("cpu", 6, 9 * GB)
+    monkeypatch.setattr("ray.nodes", nodes_of(HEAD))
+    with pytest.raises(UserError, match="no cores to train on"):
+        ray_cluster("auto")
+
+
+def test_more_gpus_than_this_machine_has_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 80 * GB))
+    assert machine_for("auto", 1).units == 1
+    with pytest.raises(UserError, match="--gpus 3 asks for more GPUs than the 2 that are here"):
+        machine_for("auto", 3)
 
 
 def test_gpus_are_shared_out_as_workers_and_trials():

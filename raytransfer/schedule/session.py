@@ -62,10 +62,9 @@ def set_environment() -> None:
 def ray_session(cpus: int | None = None) -> Iterator[None]:
     """Ray, quietly: the cluster of RAY_ADDRESS, or one of this machine's that ends with the block.
 
-    cpus: that Ray counts where it is this machine's own; None for a study, which needs more than
-    there are: trials' drivers and the stream's readers run beside training, and Ray Data waits for
-    ever for a core that training does not leave. Raises UserError where the cluster does not let
-    us in.
+    cpus: that Ray counts where it is this machine's own; None for a study, which may need more than
+    there are: tasks that decode run beside training. Raises UserError where the cluster does not
+    let us in.
     """
     set_environment()
     if in_cluster():
