@@ -96,12 +96,14 @@ def test_what_is_missing_is_trained_again_to_the_same_weights(space, packed):
     assert hashes(study) == before
 
 
+@pytest.mark.slow
 def test_a_network_alone_and_packed_has_the_same_weights(space, packed, tmp_path):
     alone = run(space, tmp_path / "alone", "--deterministic", "--networks-per-trial", "1")
     assert alone.returncode == 0, alone.stderr
     assert hashes(tmp_path / "alone") == hashes(packed[0])
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_batch(space, packed, tmp_path):
     shared = run(space, tmp_path / "shared", "--workers", "2")
     assert shared.returncode == 0, shared.stderr

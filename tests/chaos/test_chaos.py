@@ -113,6 +113,7 @@ def test_a_machine_that_loses_its_ray_ends_the_command(space, undisturbed, tmp_p
     assert "Ray's processes on this machine were lost; the same command goes on" in chaos.said
 
 
+@pytest.mark.slow
 def test_the_first_of_two_ranks_may_be_lost(tmp_path):
     """They share every batch, and the first writes for both."""
     space = tmp_path / "base.py"
