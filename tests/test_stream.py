@@ -307,6 +307,7 @@ def cluster():
     import ray
 
     ray.init(
+        address="local",
         num_cpus=4,
         resources={"decoder": 1},
         include_dashboard=False,

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -30,14 +31,21 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address():
     """The dashboard of a Ray on loopback, with a token."""
+    # Not in Ray's usual folder, where others would take it for theirs; and of a short name.
+    with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp", ignore_cleanup_errors=True) as own:
+        yield from dashboard(own)
+
+
+def dashboard(folder):
     port = free_port()
     words = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1"]
     words += [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
+    words.append(f"--temp-dir={folder}")
     environment = os.environ | {"PATH": PATH, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    log = (tmp_path_factory.mktemp("ray") / "log").open("w")
-    with log, subprocess.Popen(words, env=environment, stdout=log, stderr=log) as running:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(words, env=environment, stdout=quiet, stderr=quiet) as running:
         deadline = time.monotonic() + 60
         while True:
             try:
