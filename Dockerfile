@@ -28,13 +28,14 @@ RUN apt-get update \
         compileall.compile_dir(os.path.dirname(os.__file__), quiet=1)"
 COPY .docker /opt/pins
 # Bytecode is compiled here, as nothing can be written where it runs.
-RUN python3.11 -m venv /tmp/tools \
+RUN export HOME=/tmp/tools \
+    && python3.11 -m venv /tmp/tools \
     && /tmp/tools/bin/pip install --no-cache-dir --only-binary :all: --require-hashes \
         -r /opt/pins/tools.txt \
     && /tmp/tools/bin/uv venv --python python3.11 /opt/venv \
     && /tmp/tools/bin/uv pip install --python /opt/venv --no-build --require-hashes \
         --compile-bytecode -r /opt/pins/requirements.txt \
-    && rm -rf /tmp/tools /root/.cache
+    && rm -rf /tmp/tools
 COPY --from=wheel /opt/raytransfer /opt/venv
 # /tmp is the one folder that must be writable: sessions of Ray and all caches are there.
 ENV PATH=/opt/venv/bin:$PATH \

@@ -109,9 +109,7 @@ def ray_cluster(device: Device, gpus: int | None = None) -> Machine:
     the first that is free says, which is waited for. Raises UserError where there is none, or none
     comes.
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = _resources()
     with_gpus = [node for node in nodes if node.get("GPU")]
     if gpus is None and device != "cpu":
         gpus = int(sum(node["GPU"] for node in with_gpus)) or None
@@ -131,14 +129,21 @@ def ray_cluster(device: Device, gpus: int | None = None) -> Machine:
     return Machine("cpu", units, int(units * min(n["memory"] / n["CPU"] for n in training)))
 
 
+def _resources(node: str | None = None) -> list[dict[str, float]]:
+    """What each machine of the running Ray has, or only the one with this id."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [n["Resources"] for n in nodes if n["Alive"] and (node is None or n["NodeID"] == node)]
+
+
 def _first_gpu() -> tuple[int, int]:
     """Memory of a GPU of the cluster, and the cores beside each GPU of its machine."""
     import ray
 
     @ray.remote(num_cpus=0, num_gpus=1)
     def look() -> tuple[int, int]:
-        node = ray.get_runtime_context().get_node_id()
-        has = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)  # type: ignore[no-untyped-call]
+        (has,) = _resources(ray.get_runtime_context().get_node_id())
         return torch.cuda.mem_get_info()[1], _threads(int(has.get("CPU", 0)), int(has["GPU"]))
 
     looking = look.remote()
@@ -219,14 +224,13 @@ def check_decoding(decoding: Decoding, layout: Layout) -> None:
             f"No machine of the Ray cluster has the resource {name} of --decode-resource: give it "
             f"to one that is to decode, as in `ray start --resources='{{\"{name}\": 16}}'`."
         )
-    if decoding.decode == "tasks" and name is None:
-        # Ray Data deals whole cores of each machine out to all that read.
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        if max(map(partial(_left, layout=layout), nodes)) < layout.processes:
-            raise UserError(
-                f"--decode tasks needs a machine with {layout.processes} cores beside those that "
-                "train, one for each training process: add one, or leave decoding to training."
-            )
+    # Ray Data deals whole cores of each machine out to all that read.
+    on_cores = decoding.decode == "tasks" and name is None
+    if on_cores and max(map(partial(_left, layout=layout), _resources())) < layout.processes:
+        raise UserError(
+            f"--decode tasks needs a machine with {layout.processes} cores beside those that "
+            "train, one for each training process: add one, or leave decoding to training."
+        )
 
 
 def _left(node: Mapping[str, float], layout: Layout) -> float:

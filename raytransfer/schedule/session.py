@@ -101,22 +101,36 @@ def _join() -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"RAY_ADDRESS={address} leads to no Ray cluster that lets us in ({reason}): correct or "
-            "unset it; one with a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, too."
+            f"RAY_ADDRESS={address} leads to no Ray cluster that lets us in ({first_line(error)}): "
+            "correct or unset it; one with a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
+            "too."
         ) from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Whatever happens in the block, Ray is left at its end. Its libraries set up loggers as they
-    are imported; what a user needs to know, we say."""
+    """Whatever happens in the block, Ray is left at its end."""
     import ray
 
+    try:
+        with silent():
+            yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """While the block runs, no logger of Ray's libraries, which set them up as they are imported,
+    says anything: what a user needs to know, we say."""
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
-        ray.shutdown()
+
+
+def first_line(error: Exception) -> str:
+    """What an error of Ray's says first, to stand in a sentence of ours."""
+    return str(error).strip().partition("\n")[0].rstrip(".")

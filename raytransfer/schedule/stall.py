@@ -5,7 +5,6 @@ does not start it again, as where its last machine is gone. (When Ray's head doe
 minute, Ray itself ends the driver.)
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from raytransfer.errors import StoppedError
 from raytransfer.results.store import EVENTS, StudyFolder
 from raytransfer.schedule.hold import Hold
 from raytransfer.schedule.meanwhile import Unchanged, meanwhile
+from raytransfer.schedule.session import in_cluster
 
 RAY_LOOK_SECONDS = 3.0
 
@@ -43,7 +43,7 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
             )
 
     with meanwhile(look_at_progress, seconds / LOOKS):
-        if "RAY_ADDRESS" in os.environ:
+        if in_cluster():
             # Machines of a cluster come and go.
             yield
             return

@@ -1,16 +1,16 @@
 """A command as a job of a Ray cluster elsewhere: sent, followed to its end, or left to itself."""
 
 import asyncio
-import logging
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from raytransfer.errors import StoppedError, UserError
+from raytransfer.schedule.session import first_line, silent
 
 QUIET_SECONDS = 30.0
 """Without a line of the log, the job's state is asked for: a connection may be dead and not say."""
@@ -49,7 +49,7 @@ class Job:
             ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"No dashboard of a Ray cluster answers at {address} ({_first_line(error)}): "
+                f"No dashboard of a Ray cluster answers at {address} ({first_line(error)}): "
                 "correct --address."
             ) from None
 
@@ -58,7 +58,7 @@ class Job:
 
         Raises UserError where the cluster does not take it.
         """
-        with tempfile.TemporaryDirectory() as folder, _silent():
+        with tempfile.TemporaryDirectory() as folder, silent():
             for file in files:
                 shutil.copy(file, folder)
             try:
@@ -68,7 +68,7 @@ class Job:
                 )
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"The cluster did not answer to the job ({_first_line(error)}): look with `ray "
+                    f"The cluster did not answer to the job ({first_line(error)}): look with `ray "
                     "job list` whether it has it, or send it again."
                 ) from None
 
@@ -77,7 +77,7 @@ class Job:
 
         Raises StoppedError where the cluster does not answer for ten minutes; the job may go on.
         """
-        with _silent():
+        with silent():
             return asyncio.run(self._follow())
 
     def told(self) -> str:
@@ -106,7 +106,7 @@ class Job:
                 if time.monotonic() - self._answered > LOST_SECONDS:
                     raise StoppedError(
                         f"the cluster has not answered for {LOST_SECONDS / 60:.0f} minutes "
-                        f"({_first_line(error)}); the job may go on.\n{self.told()}"
+                        f"({first_line(error)}); the job may go on.\n{self.told()}"
                     ) from None
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -142,17 +142,3 @@ class Job:
                 self._printed = max(self._printed, passed)
                 if new:
                     yield new
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Ray's client tells of each package that it sends and each connection that ends."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -3,6 +3,7 @@ one network, that nothing outside reaches."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,9 @@ import time
 from pathlib import Path
 
 TOKEN = "0123456789abcdef" * 4
+
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+"""On which jobs find `raytransfer`, `ray` and `python` as this process does."""
 
 RAY = {
     "RAY_AUTH_MODE": "token",
@@ -34,9 +38,7 @@ class Hosts:
         self._made = ["hub"]
         self._started: list[subprocess.Popen[str]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp")
-        self.environment = os.environ | RAY
-        folder = Path(sys.executable).parent
-        self.environment["PATH"] = f"{folder}:{os.environ['PATH']}"
+        self.environment = os.environ | RAY | {"PATH": PATH}
         self.environment.pop("RAY_ADDRESS", None)
         ip("netns", "add", self._name + "hub")
         self._inside("hub", "link", "add", "bridge", "type", "bridge")
@@ -117,6 +119,14 @@ class Hosts:
 
     def _inside(self, name: str, *words: str) -> None:
         ip("-n", self._name + name, *words)
+
+
+def free_port() -> int:
+    """A port of this machine's loopback that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def ip(*words: str) -> str:

@@ -3,13 +3,13 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from faults import Chaos, drop_store, fill_disk, kill, outcome, pause, terminate
+from hosts import free_port
 from pyarrow import fs
 
 from raytransfer.cli import main
@@ -127,9 +127,7 @@ def test_the_first_of_two_ranks_may_be_lost(tmp_path):
 @pytest.fixture
 def store(tmp_path):
     """An object store in a process of its own: its number, and the URI of a folder in it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (
         (tmp_path / "store.log").open("w") as log,

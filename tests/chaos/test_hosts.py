@@ -27,7 +27,7 @@ def hosts():
             raise
         pytest.skip(f"no network namespaces can be made here: {error}")
     with made:
-        made.start_ray(1, "--head", "--num-cpus=1")
+        made.start_ray(1, "--num-cpus=1")
         made.start_ray(2, "--num-cpus=1", '--resources={"decode": 2}')
         yield made
 

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,23 +10,15 @@ import threading
 import time
 
 import pytest
+from hosts import PATH, free_port
 
 from raytransfer.data.manifest import demo_shards
 from raytransfer.errors import StoppedError, UserError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.submission import Job
 
-# Jobs find `raytransfer` and `python` as this process does.
-PATH = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-
 COUNT = "import time\nfor i in range(15): print('line', i, flush=True); time.sleep(0.3)\n"
 """Takes longer than a connection through `leaky` lasts."""
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
