@@ -1,8 +1,10 @@
 """From runs to shards: all images in their one order, cut into Parquet files."""
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,33 +90,53 @@ def rows_of_a_shard(images: int, encoded_bytes: int) -> int:
 def write_shard(job: ShardJob) -> StoredFile:
     """Write one shard, or look again at one that is there."""
     folder, rows = Folder(job.dest), job.rows
-    content: bytes | memoryview | None = folder.read(job.name)
-    if content is None:
-        names = pa.array(job.classes, pa.string())
-        table = pa.Table.from_arrays(
-            [
-                _images(folder, job.split, rows),
-                pa.array(rows.label, pa.int32()),
-                names.take(pa.array(rows.label)),
-                rows.key,
-                pa.array(rows.original[:, 0], pa.int32()),
-                pa.array(rows.original[:, 1], pa.int32()),
-            ],
-            schema=SCHEMA,
-        )
-        out = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            out,
-            row_group_size=ROW_GROUP,
-            compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
-            use_dictionary=["label", "class_name"],
-            write_statistics=["label"],  # of images it would copy whole ones into the footer
-        )
-        content = memoryview(out.getvalue())
-        folder.write(job.name, content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return StoredFile(job.name, len(rows.label), len(content), sha256)
+    if (content := folder.read(job.name)) is not None:
+        sha256, size = hashlib.sha256(content), len(content)
+    else:
+        with folder.writing(job.name) as out:
+            hashed = _Hashed(out)
+            _write_rows(job, _images(folder, job.split, rows), hashed)
+        sha256, size = hashed.sha256, hashed.size
+    return StoredFile(job.name, len(rows.label), size, sha256.hexdigest())
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that hashes what goes through it, while it is in the cache and in no memory of its
+    own."""
+
+    def __init__(self, out: Any) -> None:
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self._out = out
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        self.size += len(content)
+        self._out.write(content)
+        return len(content)
+
+
+def _write_rows(job: ShardJob, images: pa.Array, out: _Hashed) -> None:
+    rows, names = job.rows, pa.array(job.classes, pa.string())
+    columns = [
+        images,
+        pa.array(rows.label, pa.int32()),
+        names.take(pa.array(rows.label)),
+        rows.key,
+        pa.array(rows.original[:, 0], pa.int32()),
+        pa.array(rows.original[:, 1], pa.int32()),
+    ]
+    pq.write_table(
+        pa.Table.from_arrays(columns, schema=SCHEMA),
+        out,
+        row_group_size=ROW_GROUP,
+        compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
+        use_dictionary=["label", "class_name"],
+        write_statistics=["label"],  # of images it would copy whole ones into the footer
+    )
 
 
 def _images(folder: Folder, split: Split, rows: Rows) -> pa.Array:

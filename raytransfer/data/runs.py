@@ -11,7 +11,7 @@ import io
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ class Run:
     stored: NDArray[np.int32]
     """[n, 2]: width and height now."""
     content: NDArray[np.uint64]
-    """Hash of the file that the image came in: the same for copies."""
+    """Hash of the image as it lies here: the same for copies."""
     sums: NDArray[np.uint64]
     """[classes here, h, w, channels]: sums of reduced images, for the mean image."""
     sum_labels: NDArray[np.int32]
@@ -137,12 +137,24 @@ def write_run(job: RunJob) -> Done:
     return Done.of(run)
 
 
+class _Row(NamedTuple):
+    """An image that waits to be written; sorted by its order, and its key where two have one."""
+
+    order: int
+    key: str
+    label: int
+    original: tuple[int, int]
+    stored: tuple[int, int]
+    content: int
+    encoded: bytes
+
+
 class _Rows:
     """The rows of a run that grows."""
 
     def __init__(self, job: RunJob) -> None:
         self._job = job
-        self._waiting: list[tuple[int, Found, Converted]] = []
+        self._waiting: list[_Row] = []
         self.waiting_bytes = 0
         self._written = 0
         self._columns: dict[str, list[Any]] = defaultdict(list)
@@ -150,6 +162,7 @@ class _Rows:
         self._bad: list[dict[str, str]] = []
 
     def add(self, found: Found) -> None:
+        """Convert an image. Nothing is kept of what it came as, for fresh memory costs time."""
         image: Converted | str = found.reason
         if found.content is not None:
             most = MOST_CLASSES if self._job.classes is None else self._job.classes
@@ -160,34 +173,29 @@ class _Rows:
         if isinstance(image, str):
             self._bad.append({"key": found.key, "reason": image})
             return
-        self._waiting.append((self._order(found.key), found, image))
+        told = f"{self._job.seed}/{self._job.split}/{found.key}".encode()
+        order = int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little")
+        content = int.from_bytes(hashlib.sha256(image.encoded).digest()[:8], "little")
+        self._waiting.append(
+            _Row(
+                order, found.key, found.label, image.original, image.stored, content, image.encoded
+            )
+        )
         self.waiting_bytes += len(image.encoded)
         if self._job.split == "train":
             if found.label not in self._sums:
                 self._sums[found.label] = np.zeros(image.reduced.shape, np.uint64)
             self._sums[found.label] += image.reduced
 
-    def _order(self, key: str) -> int:
-        told = f"{self._job.seed}/{self._job.split}/{key}".encode()
-        return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little")
-
     def flush(self, out: Any) -> None:
-        for order, found, image in sorted(self._waiting, key=lambda row: row[:2]):
-            assert found.content is not None
-            row = {
-                "order": order,
-                "label": found.label,
-                "key": found.key,
-                "start": self._written,
-                "size": len(image.encoded),
-                "original": image.original,
-                "stored": image.stored,
-                "content": int.from_bytes(hashlib.sha256(found.content).digest()[:8], "little"),
-            }
-            for name, value in row.items():
-                self._columns[name].append(value)
-            out.write(image.encoded)
-            self._written += len(image.encoded)
+        for row in sorted(self._waiting):
+            for name, value in row._asdict().items():
+                if name != "encoded":
+                    self._columns[name].append(value)
+            self._columns["start"].append(self._written)
+            self._columns["size"].append(len(row.encoded))
+            out.write(row.encoded)
+            self._written += len(row.encoded)
         self._waiting, self.waiting_bytes = [], 0
 
     def run(self) -> Run:
