@@ -11,7 +11,7 @@ Photographs of 500x375 are cut at random from scikit-learn's two sample images.
     all classes. Beside it: the decoder alone, filling batches from memory on as many threads; and
     what others read the same 256x256 images with, as in their own documentation, each in its own
     format and with as many processes: Pillow or torchvision decodes there.
-(c) Microseconds an image, of both, for more and more images of 64x64.
+(c) Microseconds an image, of both, for more and more images of 64x64, in processes that have begun.
 
 Sides take turns; medians of the repeats, and ratios. Starting up and the first seconds are not
 counted in (b); in (a) everything is, but for Ray's start. Others that are not installed are named.
@@ -374,9 +374,11 @@ def flatness(work: Path, counts: list[int], seconds: float) -> None:
 def small_images(work: Path, count: int, seconds: float) -> tuple[float, float]:
     """Microseconds an image of prepare and of the stream."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        source, dest = Path(folder, "small"), Path(folder, "shards")
+        few, source, dest = Path(folder, "few"), Path(folder, "small"), Path(folder, "shards")
+        write_photographs(few, 1024 * cores(), 64, 64, QUALITY)
         write_photographs(source, count, 64, 64, QUALITY)
         with ray_session(cores()):
+            ours(few, Path(folder, "few-shards"), 64)  # Ray's processes start
             start = time.perf_counter()
             ours(source, dest, 64)
             prepared = 1e6 * (time.perf_counter() - start) / count

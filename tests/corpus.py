@@ -346,10 +346,13 @@ def idx(folder: Path) -> Path:
     """train-images-idx3-ubyte ..., as MNIST has them."""
     for split, stem in (("train", "train"), ("val", "t10k")):
         images, labels = grey(split)
-        for array, kind in ((images, "images-idx3"), (labels, "labels-idx1")):
-            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            write(folder / f"{stem}-{kind}-ubyte", header + array.tobytes())
+        write(folder / f"{stem}-images-idx3-ubyte", idx_file(images))
+        write(folder / f"{stem}-labels-idx1-ubyte", idx_file(labels))
     return folder
+
+
+def idx_file(array: NDArray[np.uint8]) -> bytes:
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def torchvision_idx(folder: Path) -> Path:

@@ -7,14 +7,16 @@ import json
 import os
 import pickle
 import shutil
-import struct
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import pytest
+from corpus import idx_file
 from PIL import Image
 from pyarrow import parquet as pq
 
@@ -27,12 +29,14 @@ from raytransfer.data.manifest import (
     read_labels,
     read_manifest,
 )
+from raytransfer.data.mapping import over_ray
 from raytransfer.data.plan import plan_stream
 from raytransfer.data.reader import Images, read_locally
 from raytransfer.data.shards import prepare as prepare_sized
 from raytransfer.data.sources import idx as idx_module
 from raytransfer.data.verify import verify
 from raytransfer.errors import UserError
+from raytransfer.schedule.session import ray_session
 
 # Kept as they are, unless a test says otherwise: most images here are small.
 prepare = partial(prepare_sized, size=None)
@@ -41,8 +45,7 @@ NUMBERS = {"seed": 0, "batch": 8, "steps": 3, "validate_every": 2}
 
 
 def write_idx(path, array, zipped):
-    data = struct.pack(">BBBB", 0, 0, 8, array.ndim)
-    data += struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    data = idx_file(array)
     if zipped:
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
     else:
@@ -265,6 +268,31 @@ def test_any_worker_writes_the_same_bytes(idx, tmp_path, monkeypatch):
 
     there = prepare(idx, tmp_path / "there", mapper=backwards)
     assert there.digest == prepare(idx, tmp_path / "here").digest
+
+
+# Ray warns of its own settings when it makes its own context.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_processes_of_ray_may_be_killed_while_they_write(idx, tmp_path, monkeypatch):
+    """One as it is about to name a run, one a shard; others do their work again."""
+    monkeypatch.setattr(idx_module, "PART", 60)
+
+    def attacked(function, jobs):
+        killed = tmp_path / function.__name__
+
+        def killed_once(job):
+            with suppress(FileExistsError):
+                os.close(os.open(killed, os.O_CREAT | os.O_EXCL))
+                os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            return function(job)
+
+        yield from over_ray(killed_once, jobs)
+        assert killed.exists()
+
+    out = tmp_path / "out"
+    with ray_session(2):
+        there = prepare(idx, out, mapper=attacked)
+    assert there.digest == prepare(idx, tmp_path / "here").digest
+    assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "here"))
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(tree, tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ class Manifest:
     quarantined: int
     """Images that could not be read; quarantine.jsonl names them."""
     duplicates: int
-    """Images whose file is that of another one; duplicates.jsonl names them. They are kept."""
+    """Images stored as the same bytes as another; duplicates.jsonl names them. They are kept."""
     train: tuple[StoredFile, ...]
     val: tuple[StoredFile, ...]
     means: StoredFile

@@ -140,11 +140,16 @@ def _claim(folder: Folder, settings: dict[str, Any]) -> Manifest | None:
         raise UserError(f"{folder} is not empty and holds no shards: choose an empty folder.")
     else:
         folder.write_json(UNFINISHED, settings)
-    for place in ("", f"{RUNS}/"):
-        for name in folder.names(place):
-            if name.endswith(PART):
-                folder.delete(place + name)
+    _sweep(folder)
+    _sweep(folder, f"{RUNS}/")
     return None
+
+
+def _sweep(folder: Folder, place: str = "") -> None:
+    """Delete what killed processes were writing."""
+    for name in folder.names(place):
+        if name.endswith(PART):
+            folder.delete(place + name)
 
 
 def _same(folder: Folder, state: str, there: Any, asked: dict[str, Any]) -> None:
@@ -289,6 +294,7 @@ def _finish(
         },
     )
     text = manifest.to_json()
+    _sweep(folder)
     folder.write(MANIFEST, text.encode())
     folder.delete(RUNS)
     folder.delete(UNFINISHED)
@@ -313,7 +319,7 @@ def _means(runs: Sequence[Run], counts: NDArray[np.int64]) -> NDArray[np.float32
 
 
 def _copies(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Images whose file is, byte for byte, that of an earlier one: kept, but told."""
+    """Images that are stored as the same bytes as an earlier one: kept, but told."""
     content = np.concatenate([run.content for run in runs])
     _, first, which = np.unique(content, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[which] != np.arange(len(content)))

@@ -1,6 +1,7 @@
 """How fast images come: the stream, beside its decoder alone and a plain PyTorch loader."""
 
 import statistics
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator
@@ -29,6 +30,9 @@ from raytransfer.train.loop import on_device, pinned
 
 WARM_SECONDS = 3.0
 """Of each side before it is timed: its processes start, and what is read ahead fills up."""
+
+THREAD_SECONDS = 0.5
+"""That are left to a thread of Ray Data to end; it takes a tenth."""
 
 IN_MEMORY = 4096
 """Encoded images, about, that the decoder alone and the PyTorch loader have in memory."""
@@ -111,9 +115,16 @@ def stream(
 
     allocate = pinned if device.type == "cuda" else None
     bringing = dataset([plan], 0, ray.get_runtime_context().get_node_id(), decoding).iterator()
-    with closing(batches(bringing, [plan], 0, threads=threads, allocate=allocate)) as feed:
-        for _, (images, *_) in on_device(feed, device):
-            yield images
+    others = set(threading.enumerate())
+    try:
+        with closing(batches(bringing, [plan], 0, threads=threads, allocate=allocate)) as feed:
+            for _, (images, *_) in on_device(feed, device):
+                yield images
+    finally:
+        # Ray Data does not wait for its threads, and Ray ends a process one of whose threads asks
+        # for an object when Ray has shut down. One that only waits to be asked never ends.
+        for thread in set(threading.enumerate()) - others:
+            thread.join(THREAD_SECONDS)
 
 
 def _in_memory(plan: StreamPlan) -> list[Contents]:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def find(name: str, root: str) -> Source:
     root: folder that holds its files, or is to. Raises UserError where the name is not one, or
     its files are not there and cannot be fetched.
     """
+    root = str(Path(root).resolve())
     parts: dict[Split, tuple[VisionPart, ...]] = {}
     for split in ("train", "val"):
         count = len(_open(name, root, split))
@@ -55,16 +57,21 @@ def find(name: str, root: str) -> Source:
         image, label = data[0]
         channels = 1 if image.mode == "L" else 3
         int(label)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, LookupError):
         raise UserError(f"torchvision's {name} is not a set of images of one class each.") from None
     classes = getattr(data, "classes", None)
     return Source(
         "torchvision",
-        tuple(map(str, classes)) if classes is not None else None,
+        tuple(map(_name, classes)) if classes is not None else None,
         channels,
         parts["train"],
         parts["val"],
     )
+
+
+def _name(of: Any) -> str:
+    """Of a class; ImageNet's have several, which mean the same."""
+    return ", ".join(of) if isinstance(of, tuple) else str(of)
 
 
 @lru_cache(maxsize=4)
