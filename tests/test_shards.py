@@ -21,7 +21,7 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from raytransfer import folder as folder_module
-from raytransfer.data import deal
+from raytransfer.data import deal, mapping
 from raytransfer.data.manifest import (
     demo_shards,
     mean_colour,
@@ -289,8 +289,11 @@ def test_processes_of_ray_may_be_killed_while_they_write(idx, tmp_path, monkeypa
         assert killed.exists()
 
     out = tmp_path / "out"
+    monkeypatch.setattr(mapping, "LOSSES", 1)
     with ray_session(2):
         there = prepare(idx, out, mapper=attacked)
+        with pytest.raises(UserError, match=r"lost its process 2 times.*the same command goes on"):
+            list(over_ray(lambda signal: os.kill(os.getpid(), signal), [signal.SIGKILL]))
     assert there.digest == prepare(idx, tmp_path / "here").digest
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "here"))
 

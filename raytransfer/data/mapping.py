@@ -12,6 +12,9 @@ from raytransfer.errors import UserError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+LOSSES = 5
+"""Times that a job may lose its process and is done again; a machine that vanishes is one."""
+
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Yields what a function makes of each job, as the jobs end, in any order."""
 
@@ -24,25 +27,37 @@ def in_turn(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[
 def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
     """A Ray Data job on all cores that Ray has; Ray must run. A lost process's job is done again.
 
-    Raises UserError where the function does.
+    Raises UserError where the function does, and for a job that ends one process after another.
     """
     from ray import data
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
     if not jobs:
         return
     items = [{"job": pickle.dumps(job)} for job in jobs]
     results = data.from_items(items, override_num_blocks=len(items)).map_batches(
-        partial(_call, function=function), batch_size=None, batch_format="pyarrow", num_cpus=1
+        partial(_call, function=function),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        ray_remote_args_fn=lambda: {"max_retries": LOSSES},
     )
     results.context.enable_progress_bars = False
     # Results take no memory to speak of. Dealing it out would leave the second core idle for the
     # first second, and each core for a tenth between two jobs.
     results.context.op_resource_reservation_enabled = False
-    for row in results.iter_rows():
-        result, sentence = pickle.loads(row["result"])
-        if sentence is not None:
-            raise UserError(sentence)
-        yield result
+    try:
+        for row in results.iter_rows():
+            result, sentence = pickle.loads(row["result"])
+            if sentence is not None:
+                raise UserError(sentence)
+            yield result
+    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError):
+        raise UserError(
+            f"The same work has lost its process {LOSSES + 1} times, for want of memory or by an "
+            "image that ends its decoder: what is done is kept, and the same command goes on; "
+            "give it more memory, or fewer --workers."
+        ) from None
 
 
 def _call(block: pa.Table, function: Callable[[Any], Any]) -> pa.Table:
