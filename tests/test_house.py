@@ -39,6 +39,7 @@ LIBRARIES = {
     "safetensors": {"nets"},
     "ray": {"schedule", "train/workers"},
     "ray.data": {"data", "train"},
+    "ray.exceptions": {"data/mapping", "schedule"},
     "ray.train": {"train", "schedule"},
     "ray.tune": {"schedule", "tune_spaces"},
     "plotly": {"report"},

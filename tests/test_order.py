@@ -113,7 +113,7 @@ def half_of_imagenet(monkeypatch):
     """The images of 500 of 1,000 classes of 1,280 images, in shards of 10,000 in random order."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(1000), 1280))
     monkeypatch.setattr("raytransfer.data.reader.read_labels", lambda manifest, split: labels)
-    shards = tuple(StoredFile(f"train-{i}", 10_000, 0, "") for i in range(128))
+    shards = tuple(StoredFile(f"train-{i}", 10_000, 200 * 10**6, "") for i in range(128))
     manifest = replace(
         read_manifest(demo_shards()),
         classes=tuple(map(str, range(1000))),

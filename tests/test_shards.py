@@ -186,6 +186,7 @@ def test_preparing_again_changes_nothing(idx, tmp_path):
     assert prepare(idx, tmp_path / "out") == first
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert {path.name for path in times} == {
+        "labels.npy",
         "manifest.json",
         "means.npy",
         "train-00000-of-00001.parquet",
@@ -219,6 +220,7 @@ def test_an_interrupted_prepare_goes_on_to_the_same_bytes(idx, tmp_path, monkeyp
     assert said[0][1] >= min(at[1], 60)  # what was done is not done again
     assert again.digest == prepare(idx, tmp_path / "other").digest
     assert sorted(path.name for path in out.iterdir()) == [
+        "labels.npy",
         "manifest.json",
         "means.npy",
         *(f"train-{i:05d}-of-00004.parquet" for i in range(4)),

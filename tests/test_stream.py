@@ -233,10 +233,9 @@ def test_the_longest_run_is_a_bounded_number_of_items(workers):
 
 
 def test_a_resumed_run_reads_no_row_group_of_what_came_before(monkeypatch):
-    monkeypatch.setattr(order, "WHOLE", 8)
+    monkeypatch.setattr(reader, "WHOLE", 8)
     monkeypatch.setattr(order, "WINDOW", 4)
     classes = tuple(range(10))
-    assert len(order.epoch_order(1, 0, np.arange(10_000) // 100)) == 10_000
     for step in (0, 95, 250):  # in epochs 0, 0 and 2
         planned = large(classes, workers=1, steps=300, start_step=step)
         reader._images.cache_clear()
@@ -245,6 +244,18 @@ def test_a_resumed_run_reads_no_row_group_of_what_came_before(monkeypatch):
         images, rows = reader._rows(planned, packet, 0)
         assert images.groups_read == len(np.unique(images.groups[rows])) <= 2 * 4
     reader._images.cache_clear()
+
+
+def test_row_groups_of_large_images_are_read_once_an_epoch(monkeypatch):
+    """As many as are mixed are kept, however large they are."""
+    manifest = read_manifest(demo_shards())
+    monkeypatch.setattr(reader, "ENCODED_BYTES", 21 * manifest.train[0].bytes // 200)
+    images = Images(manifest, "train", TASK)
+    assert images.whole == 10
+    rows = order.Sequence(0, images.groups, images.whole).epoch(0)
+    for first in range(0, len(rows), 64):
+        images.encoded(rows[first : first + 64])
+    assert images.groups_read == 100
 
 
 # Reduced data: the first images of each class.

@@ -15,12 +15,12 @@ import pytest
 from pyarrow import parquet as pq
 
 from raytransfer.cli import main
-from raytransfer.data.manifest import demo_shards, read_manifest
+from raytransfer.data.manifest import demo_shards, read_labels, read_manifest
 from raytransfer.data.shards import ROW_GROUP, prepare
 from raytransfer.data.verify import verify
 from raytransfer.errors import UserError
 
-TRAIN = "train-00000-of-00001.parquet"
+TRAIN, VAL = "train-00000-of-00001.parquet", "val-00000-of-00001.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +54,34 @@ def edit(shards: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def rewrite(
     shards: Path, change: Callable[[list[dict[str, Any]]], None], row_group: int = ROW_GROUP
 ) -> None:
-    """Writes the training shard again with other rows, and its size and hash into the manifest,
-    as a faulty program would."""
+    """Writes the training shard again with other rows, as a faulty program would."""
     path = shards / TRAIN
     table = pq.read_table(path)
     rows = table.to_pylist()
     change(rows)
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path, row_group_size=row_group)
-    stored = {"bytes": path.stat().st_size, "sha256": digest(path)}
-    edit(shards, lambda manifest: manifest["train"][0].update(stored))
+    edit(shards, lambda manifest: manifest["train"][0].update(size_and_hash(path)))
+    labels = [row["label"] for row in rows] + pq.read_table(shards / VAL)["label"].to_pylist()
+    relabel(shards, np.array(labels, np.int32))
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def relabel(shards: Path, labels: np.ndarray) -> None:
+    path = shards / "labels.npy"
+    np.save(path, labels)
+    edit(shards, lambda manifest: manifest["labels"].update(size_and_hash(path)))
+
+
+def size_and_hash(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_whole_shards_are_read_to_their_end(made: Path) -> None:
     found = verify(made, lambda problem: pytest.fail(str(problem)), threads=3)
     assert found.images == {"train": 8 * corpus.TRAIN, "val": 8 * corpus.VAL}
-    assert found.files == 3
+    assert found.files == 4
     manifest = read_manifest(made)
-    stored = (*manifest.train, *manifest.val, manifest.means)
+    stored = (*manifest.train, *manifest.val, *manifest.beside)
     assert found.bytes == sum(file.bytes for file in stored)
 
 
@@ -185,18 +192,13 @@ def test_keys_are_compared_across_files_and_row_groups(tmp_path: Path, made: Pat
     folder = Path(shutil.copytree(made, tmp_path / "shards"))
     pq.write_table(table, folder / TRAIN, row_group_size=20)
     pq.write_table(table.slice(40, 5), folder / "more.parquet", row_group_size=20)
-    files = []
-    for name, rows in ((TRAIN, 48), ("more.parquet", 5)):
-        path = folder / name
-        files.append(
-            {
-                "name": name,
-                "rows": rows,
-                "bytes": path.stat().st_size,
-                "sha256": digest(path),
-            }
-        )
+    files = [
+        {"name": name, "rows": rows, **size_and_hash(folder / name)}
+        for name, rows in ((TRAIN, 48), ("more.parquet", 5))
+    ]
     edit(folder, lambda content: content.update(train=files, row_group=20))
+    labels = np.load(folder / "labels.npy")
+    relabel(folder, np.concatenate([labels[:48], labels[40:45], labels[48:]]))
     said = problems(folder)
     assert said[-5:] == [
         f"more.parquet, row {i}: has the key of row {40 + i} of {TRAIN}" for i in range(5)
@@ -249,6 +251,25 @@ def test_files_outside_the_folder_are_not_read(shards: Path) -> None:
     ]
 
 
+def test_other_labels_are_found(shards: Path) -> None:
+    labels = np.load(shards / "labels.npy")
+    other = labels.copy()
+    other[3] += 1
+    for array, expected in (
+        (other, "labels.npy, row 3: is not the label that the shards hold"),
+        (labels[1:], "holds int32 63, not an int32 label of each of the 64 images"),
+        (labels.astype(np.int64), "holds int64 64, not an int32 label"),
+    ):
+        relabel(shards, array)
+        (said,) = problems(shards)
+        assert expected in said
+    relabel(shards, labels)
+    np.save(shards / "labels.npy", other)
+    assert problems(shards)[0].startswith("labels.npy: its bytes are not those")
+    with pytest.raises(UserError, match=r"damaged, labels\.npy is not what was written"):
+        read_labels(read_manifest(shards), "train")
+
+
 def test_other_means_are_found(shards: Path) -> None:
     means = np.load(shards / "means.npy")
     for array, expected in (
@@ -269,7 +290,7 @@ def test_the_command_ends_with_a_table_and_a_status(
     assert main(["verify", str(shards)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"files +train images +val images +MB +images/s +problems", said)
-    assert re.search(r"^ 3 +48 +16 +0\.\d +[\d,]+ +0 *$", said, re.MULTILINE)
+    assert re.search(r"^ 4 +48 +16 +0\.\d +[\d,]+ +0 *$", said, re.MULTILINE)
     (shards / "means.npy").unlink()
     assert main(["verify", shards.as_uri()]) == 1
     said = capsys.readouterr().out

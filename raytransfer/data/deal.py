@@ -16,8 +16,9 @@ from raytransfer.data.runs import Run, run_name
 from raytransfer.folder import Folder
 
 ROW_GROUP = 100
-"""Rows of a row group, the least that is read at once: 2 MB of photographs of 20 kB, enough for one
-request to an object store, and few enough that mixing rows of 32 groups fits in memory."""
+"""Rows of a row group, the least that is read at once: 2 MB of photographs of 20 kB. With half as
+many, an object store, which takes its time for each request, gives half the images a second; with
+more, no more, while what an epoch mixes takes more memory (benchmarks/store.py)."""
 
 SHARD_BYTES = 100 * 2**20
 """Encoded images of a shard: large enough for an object store, and four processes that each hold

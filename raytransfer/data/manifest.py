@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import fs
-from pyarrow import parquet as pq
 
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
@@ -25,7 +24,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 """Stands in a folder from the first to the last moment of `prepare`."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of a folder of shards; another is refused."""
 
 
@@ -65,6 +64,9 @@ class Manifest:
     """Images stored as the same bytes as another; duplicates.jsonl names them. They are kept."""
     train: tuple[StoredFile, ...]
     val: tuple[StoredFile, ...]
+    labels: StoredFile
+    """The label of each row, in order, those of the train shards first: an .npy file, int32 [n]. In
+    the shards they lie apart, and each would be a request to an object store."""
     means: StoredFile
     """The mean training image of each class: an .npy file, float32 [class, channel, h, w]."""
     settings: dict[str, Any]
@@ -73,6 +75,11 @@ class Manifest:
 
     def files(self, split: Split) -> tuple[StoredFile, ...]:
         return self.train if split == "train" else self.val
+
+    @property
+    def beside(self) -> tuple[StoredFile, ...]:
+        """The files that lie beside the shards."""
+        return self.labels, self.means
 
     def to_json(self) -> str:
         stored = asdict(self)
@@ -91,7 +98,8 @@ def parse_manifest(folder: str, text: str) -> Manifest:
             )
         stored["train"] = tuple(StoredFile(**file) for file in stored["train"])
         stored["val"] = tuple(StoredFile(**file) for file in stored["val"])
-        stored["means"] = StoredFile(**stored["means"])
+        for name in ("labels", "means"):
+            stored[name] = StoredFile(**stored[name])
         stored["mean_colour"] = tuple(tuple(colour) for colour in stored["mean_colour"])
         for name in ("classes", "train_counts", "val_counts"):
             stored[name] = tuple(stored[name])
@@ -131,7 +139,7 @@ def read_manifest(shards: str | Path) -> Manifest:
         )
     text = (folder.read(MANIFEST) or b"").decode(errors="replace")
     manifest = parse_manifest(str(shards), text)
-    for stored in (*manifest.train, *manifest.val, manifest.means):
+    for stored in (*manifest.train, *manifest.val, *manifest.beside):
         if stored.name not in present:
             raise UserError(
                 f"The shards in {folder} are incomplete, {stored.name} is missing: "
@@ -147,12 +155,22 @@ def read_manifest(shards: str | Path) -> Manifest:
 
 def read_labels(manifest: Manifest, split: Split) -> NDArray[np.int64]:
     """The labels of all images of the train or val shards, in the order of the rows."""
+    labels = read_array(manifest, manifest.labels).astype(np.int64)
+    first = sum(file.rows for file in manifest.train)
+    return labels[:first] if split == "train" else labels[first:]
+
+
+def read_array(manifest: Manifest, file: StoredFile) -> NDArray[Any]:
+    """What one of the files beside the shards holds. Raises UserError where it was changed."""
     folder = Folder(manifest.folder)
-    labels = []
-    for file in manifest.files(split):
-        with folder.open(file.name) as opened:
-            labels.append(pq.ParquetFile(opened).read(columns=["label"])["label"].to_numpy())
-    return np.concatenate(labels).astype(np.int64)
+    content = folder.read(file.name) or b""
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise UserError(
+            f"The shards in {folder} are damaged, {file.name} is not what was written: copy it "
+            "again, or prepare into an empty folder."
+        )
+    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array
 
 
 def mean_image(
@@ -163,9 +181,7 @@ def mean_image(
     The paper subtracts it, of the *source* task. It is kept at 32x32 at most, which loses nothing
     of so smooth an image, and comes back at the size asked for by bilinear interpolation.
     """
-    folder = Folder(manifest.folder)
-    with folder.open(manifest.means.name) as file:
-        means = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    means = read_array(manifest, manifest.means)
     chosen = np.asarray(classes)
     weights = np.asarray(manifest.train_counts, dtype=np.float64)[chosen]
     mean = np.tensordot(weights / weights.sum(), means[chosen].astype(np.float64), axes=1)

@@ -1,6 +1,7 @@
 """Work shared out: the same function over many jobs, in this process or through Ray Data."""
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -35,13 +36,17 @@ def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator
     if not jobs:
         return
     items = [{"job": pickle.dumps(job)} for job in jobs]
-    results = data.from_items(items, override_num_blocks=len(items)).map_batches(
-        partial(_call, function=function),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=1,
-        ray_remote_args_fn=lambda: {"max_retries": LOSSES},
-    )
+    packed = data.from_items(items, override_num_blocks=len(items))
+    with warnings.catch_warnings():
+        # Ray gives notice of this argument, and has no other yet that ends its trying for ever.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        results = packed.map_batches(
+            partial(_call, function=function),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+            ray_remote_args_fn=lambda: {"max_retries": LOSSES},
+        )
     results.context.enable_progress_bars = False
     # Results take no memory to speak of. Dealing it out would leave the second core idle for the
     # first second, and each core for a tenth between two jobs.

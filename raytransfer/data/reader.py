@@ -1,8 +1,9 @@
 """From a plan to encoded images: a task's rows found without decoding, or copying, the others."""
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -12,17 +13,20 @@ from numpy.typing import NDArray
 from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Manifest, Split, read_labels, read_manifest
-from raytransfer.data.order import Sequence
+from raytransfer.data.order import WHOLE, WINDOW, Sequence
 from raytransfer.data.pixels import Buffers, channel_first, channel_last, decode
 from raytransfer.data.plan import Packet, Share, StreamPlan
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
 ENCODED_BYTES = 256 * 2**20
-"""Row groups that are kept for a while: more than an epoch mixes at a time."""
+"""Row groups that are kept for a while; WINDOW of them at least, as an epoch mixes so many."""
 
-OPEN_FILES = 64
+OPEN_FILES = 256
 """Shards that are kept open, as an object store takes three requests to open one."""
+
+READERS = 16
+"""Shards that are read at a time: an object store takes long to answer, but answers many."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Contents:
     """[n]."""
 
 
+_Encoded = tuple[NDArray[np.uint8], NDArray[np.int32]]
+"""Encoded images as Arrow has them: bytes, and the offsets of each."""
+
+
 class Images:
     """The images of one task in the train or val shards: rows 0..n-1, in the shards' order."""
 
@@ -84,12 +92,16 @@ class Images:
         row_in_file, file = row_in_file[mine], file[mine]
         self.groups: NDArray[np.int64] = groups_before[file] + row_in_file // manifest.row_group
         """[n], increasing: the row group of each row, counted through all files."""
+        encoded = sum(file.bytes for file in manifest.files(split)) / sum(sizes)
+        self.whole = min(WHOLE, int(ENCODED_BYTES // (manifest.row_group * encoded)))
+        """Row groups that may be mixed as one, as so many are kept."""
         self.groups_read = 0
         """Row groups read so far, those read again included."""
         self._groups_before = groups_before
         self._row_in_group = row_in_file % manifest.row_group
         self._opened: OrderedDict[int, pq.ParquetFile] = OrderedDict()
-        self._recent: OrderedDict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = OrderedDict()
+        self._readers = ThreadPoolExecutor(READERS, "read")
+        self._recent: OrderedDict[int, _Encoded] = OrderedDict()
         self._recent_bytes = 0
         self._buffers = Buffers()
         assert manifest.height is not None
@@ -100,7 +112,7 @@ class Images:
 
     def encoded(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Encoded images, one after another, and where each ends: data and ends of `Contents`."""
-        groups = {group: self._row_group(group) for group in np.unique(self.groups[rows]).tolist()}
+        groups = self._row_groups(np.unique(self.groups[rows]).tolist())
         found = []
         for group, row in zip(
             self.groups[rows].tolist(), self._row_in_group[rows].tolist(), strict=True
@@ -141,24 +153,45 @@ class Images:
             f"{self.manifest.folder}, cannot be decoded ({error}): prepare the shards again."
         )
 
-    def _row_group(self, group: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """The images of one row group, of all classes: bytes and offsets, as Arrow has them."""
-        if group in self._recent:
-            self._recent.move_to_end(group)
-            return self._recent[group]
-        file, inside = self._place(group)
-        images = self._open(file).read_row_group(inside, columns=["image"])["image"]
-        images = images.combine_chunks() if images.num_chunks > 1 else images.chunk(0)
-        _, offsets, data = images.buffers()
-        found = (
-            np.frombuffer(data, np.uint8),
-            np.frombuffer(offsets, np.int32)[images.offset : images.offset + len(images) + 1],
-        )
-        self.groups_read += 1
-        self._recent[group] = found
-        self._recent_bytes += len(found[0])
-        while self._recent_bytes > ENCODED_BYTES and len(self._recent) > 1:
+    def _row_groups(self, groups: list[int]) -> dict[int, _Encoded]:
+        """The images of some row groups, of all classes. Those that were not read of late are read
+        now, several shards at a time."""
+        found = {}
+        missing = defaultdict(list)
+        for group in groups:
+            if group in self._recent:
+                self._recent.move_to_end(group)
+                found[group] = self._recent[group]
+            else:
+                missing[self._place(group)[0]].append(group)
+        for some in self._readers.map(self._read, missing.items()):
+            self.groups_read += len(some)
+            found |= some
+            self._recent |= some
+            self._recent_bytes += sum(len(data) for data, _ in some.values())
+        while self._recent_bytes > ENCODED_BYTES and len(self._recent) > WINDOW:
             self._recent_bytes -= len(self._recent.popitem(last=False)[1][0])
+        while len(self._opened) > OPEN_FILES:
+            self._opened.popitem(last=False)
+        return found
+
+    def _read(self, of_file: tuple[int, list[int]]) -> dict[int, _Encoded]:
+        """Some row groups of one file, which no other thread reads meanwhile."""
+        file, groups = of_file
+        opened = self._open(file)
+        places = [self._place(group)[1] for group in groups]
+        column = opened.read_row_groups(places, columns=["image"])["image"]
+        found, first = {}, 0
+        for group, place in zip(groups, places, strict=True):
+            rows = opened.metadata.row_group(place).num_rows
+            some = column.slice(first, rows)
+            images = some.combine_chunks() if some.num_chunks > 1 else some.chunk(0)
+            _, offsets, data = images.buffers()
+            found[group] = (
+                np.frombuffer(data, np.uint8),
+                np.frombuffer(offsets, np.int32)[images.offset : images.offset + rows + 1],
+            )
+            first += rows
         return found
 
     def _place(self, group: int) -> tuple[int, int]:
@@ -170,9 +203,8 @@ class Images:
         if file not in self._opened:
             folder = Folder(self.manifest.folder)
             name = self.manifest.files(self.split)[file].name
-            self._opened[file] = pq.ParquetFile(folder.open(name))
-            if len(self._opened) > OPEN_FILES:
-                self._opened.popitem(last=False)
+            # Buffered before, all that is asked for at once is fetched at once.
+            self._opened[file] = pq.ParquetFile(folder.open(name), pre_buffer=True)
         self._opened.move_to_end(file)
         return self._opened[file]
 
@@ -200,7 +232,7 @@ def _images(
     if manifest.digest != digest:
         raise UserError(f"The shards in {shards} were replaced since the run was planned.")
     images = Images(manifest, split, classes, per_class)
-    return images, Sequence(seed, images.groups)
+    return images, Sequence(seed, images.groups, images.whole)
 
 
 def _rows(plan: StreamPlan, packet: Packet, rank: int) -> tuple[Images, NDArray[np.int64]]:

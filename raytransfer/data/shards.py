@@ -100,8 +100,8 @@ def prepare(
     if not any(len(run.order) for run in runs["train"]):
         raise UserError(f"No training image in {source} can be read.")
     classes = found.classes or _numbered(runs)
-    files = _write_shards(folder, runs, classes, mapper, say)
-    return _finish(folder, found, classes, runs, files, settings, licence)
+    files, labels = _write_shards(folder, runs, classes, mapper, say)
+    return _finish(folder, found, classes, runs, files, labels, settings, licence)
 
 
 def _check(
@@ -216,10 +216,12 @@ def _write_shards(
     classes: tuple[str, ...],
     mapper: Mapper,
     say: Progress,
-) -> dict[Split, tuple[StoredFile, ...]]:
-    jobs = []
+) -> tuple[dict[Split, tuple[StoredFile, ...]], NDArray[np.int32]]:
+    """The shards, and the labels of their rows."""
+    jobs, labels = [], []
     for split in SPLITS:
         rows = in_order(runs[split])
+        labels.append(rows.label)
         each = rows_of_a_shard(len(rows.label), int(rows.size.sum()))
         count = -(-len(rows.label) // each)
         for i in range(count):
@@ -231,7 +233,8 @@ def _write_shards(
         files.append(file)
         say("writing", len(files), len(jobs))
     files.sort(key=lambda file: file.name)
-    return {s: tuple(file for file in files if file.name.startswith(f"{s}-")) for s in SPLITS}
+    of = {s: tuple(file for file in files if file.name.startswith(f"{s}-")) for s in SPLITS}
+    return of, np.concatenate(labels)
 
 
 def _finish(
@@ -240,6 +243,7 @@ def _finish(
     classes: tuple[str, ...],
     runs: dict[Split, list[Run]],
     files: dict[Split, tuple[StoredFile, ...]],
+    labels: NDArray[np.int32],
     settings: dict[str, Any],
     licence: str | Path | None,
 ) -> Manifest:
@@ -248,9 +252,6 @@ def _finish(
     for label in np.flatnonzero(counts["train"] == 0):
         raise UserError(f"No training image of the class {classes[label]} can be read.")
     means = _means(runs["train"], counts["train"])
-    out = io.BytesIO()
-    np.save(out, means, allow_pickle=False)
-    folder.write("means.npy", out.getvalue())
     bad = [line for split in SPLITS for run in runs[split] for line in run.quarantine]
     copies = _copies([run for split in SPLITS for run in runs[split]])
     for name, lines in (("quarantine.jsonl", bad), ("duplicates.jsonl", copies)):
@@ -266,7 +267,6 @@ def _finish(
         for size in np.unique(run.stored, axis=0).tolist()
     }
     width, height = sizes.pop() if len(sizes) == 1 else (None, None)
-    content = out.getvalue()
     manifest = Manifest(
         folder=folder.root,
         digest="",
@@ -284,9 +284,8 @@ def _finish(
         duplicates=len(copies),
         train=files["train"],
         val=files["val"],
-        means=StoredFile(
-            "means.npy", len(means), len(content), hashlib.sha256(content).hexdigest()
-        ),
+        labels=_write_array(folder, "labels.npy", labels),
+        means=_write_array(folder, "means.npy", means),
         settings=settings,
         versions={
             name: version(name)
@@ -299,6 +298,14 @@ def _finish(
     folder.delete(RUNS)
     folder.delete(UNFINISHED)
     return parse_manifest(folder.root, text)
+
+
+def _write_array(folder: Folder, name: str, array: NDArray[Any]) -> StoredFile:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    content = out.getvalue()
+    folder.write(name, content)
+    return StoredFile(name, len(array), len(content), hashlib.sha256(content).hexdigest())
 
 
 def _counts(runs: Sequence[Run], classes: int) -> NDArray[np.int64]:

@@ -55,11 +55,11 @@ Digests = NDArray[np.bytes_]
 class Group:
     """What was found in one row group, or about a file as a whole."""
 
-    counts: NDArray[np.int64]
     problems: list[Problem]
     first: int = 0
     """Place of its first row in the file."""
     keys: Digests = field(default_factory=lambda: np.empty(0, dtype="S16"))
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     bytes: int = 0
     """Of the file, where it was read to its end."""
 
@@ -70,8 +70,7 @@ def check_shard(
     """The row groups of a file, in order; what concerns the whole file comes as one more."""
 
     def problem(*what: str) -> Group:
-        none = np.zeros(len(manifest.classes), dtype=np.int64)
-        return Group(none, [Problem(stored.name, each) for each in what])
+        return Group([Problem(stored.name, each) for each in what])
 
     folder = Folder(manifest.folder)
     try:
@@ -194,7 +193,7 @@ def _check_group(
     manifest: Manifest, name: str, window: _Window, metadata: pq.FileMetaData, i: int, first: int
 ) -> Group:
     """Checks the rows of row group i; `first` is the place of the first in the file."""
-    group = Group(np.zeros(len(manifest.classes), dtype=np.int64), [], first)
+    group = Group([], first)
     try:
         with pq.ParquetFile(pa.PythonFile(window), metadata=metadata) as file:
             table = file.read_row_group(i)
@@ -204,15 +203,14 @@ def _check_group(
         return group
     digests = [hashlib.blake2b(key.encode(), digest_size=16).digest() for key in columns[2]]
     group.keys = np.array(digests, dtype="S16")
+    group.labels = np.array(columns[0], dtype=np.int64)
     rows = zip(table["image"], *columns, strict=True)
     for row, (image, label, class_name, key) in enumerate(rows, start=first):
         faults = [_image_fault(image.as_py(), manifest)]
         if not 0 <= label < len(manifest.classes):
             faults.append(f"label {label} is none of the {len(manifest.classes)} classes")
-        else:
-            group.counts[label] += 1
-            if class_name != (told := manifest.classes[label]):
-                faults.append(f"is of class {class_name}, but label {label} is {told}")
+        elif class_name != (told := manifest.classes[label]):
+            faults.append(f"is of class {class_name}, but label {label} is {told}")
         group.problems += [Problem(name, what, row, key) for what in faults if what]
     return group
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from raytransfer.data.manifest import (
     SPLITS,
     Manifest,
     Split,
+    StoredFile,
     parse_manifest,
     read_manifest,
 )
@@ -87,20 +88,24 @@ def _problems(
     if malformed:
         return
     total = sum(file.rows for split in SPLITS for file in manifest.files(split))
+    labels: list[NDArray[np.int64]] = []
     for split in SPLITS:
         found.images[split] = 0
-        counts = np.zeros(len(manifest.classes), dtype=np.int64)
+        first = len(labels)
         keys: list[tuple[str, int, Digests]] = []
         for file in manifest.files(split):
             for group in check_shard(manifest, file, pool, threads):
                 found.files += group.bytes > 0
                 found.bytes += group.bytes
-                counts += group.counts
+                labels.append(group.labels)
                 keys.append((file.name, group.first, group.keys))
                 found.images[split] += len(group.keys)
                 yield from group.problems
                 if progress is not None:
                     progress(sum(found.images.values()), total)
+        here = np.concatenate(labels[first:]) if len(labels) > first else np.empty(0, np.int64)
+        names = len(manifest.classes)
+        counts = np.bincount(here[(here >= 0) & (here < names)], minlength=names)
         told = manifest.train_counts if split == "train" else manifest.val_counts
         for label in np.flatnonzero(counts != np.asarray(told)).tolist():
             yield Problem(
@@ -109,6 +114,7 @@ def _problems(
                 f"not the {told[label]} that the manifest tells",
             )
         yield from _repeated(keys)
+    yield from _check_labels(manifest, labels, found)
     yield from _check_means(manifest, found)
     yield from _check_quarantine(manifest)
 
@@ -135,7 +141,7 @@ def _malformed(manifest: Manifest) -> Iterator[str]:
         yield f"height and width are {size[0]!r} and {size[1]!r}, not both 1 or more"
     if not isinstance(manifest.settings, dict):
         yield "settings are no table of names and values"
-    for file in (*manifest.train, *manifest.val, manifest.means):
+    for file in (*manifest.train, *manifest.val, *manifest.beside):
         if not isinstance(file.name, str) or Path(file.name).name != file.name:
             yield f"{file.name!r} is no name of a file in the folder"
         elif not _whole(file.rows) or not _whole(file.bytes) or not isinstance(file.sha256, str):
@@ -168,24 +174,8 @@ def _repeated(groups: list[tuple[str, int, Digests]]) -> Iterator[Problem]:
 def _check_means(manifest: Manifest, found: Verified) -> Iterator[Problem]:
     """What is wrong with the mean images, and with the mean colours that come from them."""
     stored = manifest.means
-    folder = Folder(manifest.folder)
-    try:
-        with folder.open(stored.name) as file:
-            content = file.read()
-    except FileNotFoundError:
-        yield Problem(stored.name, "is missing")
-        return
-    found.files += 1
-    found.bytes += len(content)
-    if len(content) != stored.bytes:
-        what = f"has {len(content)} bytes, not the {stored.bytes} that were written"
-        yield Problem(stored.name, what)
-    elif hashlib.sha256(content).hexdigest() != stored.sha256:
-        yield Problem(stored.name, CHANGED)
-    try:
-        means = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
-        yield Problem(stored.name, f"is no array: {error}")
+    means = yield from _array(manifest, stored, found)
+    if means is None:
         return
     expected = (len(manifest.classes), manifest.channels)
     if means.dtype != np.float32 or means.ndim != 4 or means.shape[:2] != expected:
@@ -196,6 +186,49 @@ def _check_means(manifest: Manifest, found: Verified) -> Iterator[Problem]:
         yield Problem(stored.name, "holds means that are no colours from 0 to 255")
     elif means.size == 0 or not _near(manifest.mean_colour, means.mean(axis=(2, 3))):
         yield Problem(MANIFEST, f"mean_colour is not what {stored.name} gives")
+
+
+def _check_labels(
+    manifest: Manifest, labels: list[NDArray[np.int64]], found: Verified
+) -> Iterator[Problem]:
+    """Whether the labels beside the shards are those in them."""
+    stored = yield from _array(manifest, manifest.labels, found)
+    if stored is None:
+        return
+    here, rows = (
+        np.concatenate(labels),
+        sum(file.rows for s in SPLITS for file in manifest.files(s)),
+    )
+    if stored.dtype != np.int32 or stored.shape != (rows,):
+        shape = "x".join(map(str, stored.shape))
+        what = f"holds {stored.dtype} {shape}, not an int32 label of each of the {rows} images"
+        yield Problem(manifest.labels.name, what)
+    elif len(here) == rows:  # else some cannot be read, and that has been said
+        for row in np.flatnonzero(stored != here)[:1].tolist():
+            yield Problem(manifest.labels.name, "is not the label that the shards hold", row)
+
+
+def _array(
+    manifest: Manifest, stored: StoredFile, found: Verified
+) -> Generator[Problem, None, NDArray[Any] | None]:
+    """What is wrong with a file beside the shards; gives what it holds, where that can be read."""
+    content = Folder(manifest.folder).read(stored.name)
+    if content is None:
+        yield Problem(stored.name, "is missing")
+        return None
+    found.files += 1
+    found.bytes += len(content)
+    if len(content) != stored.bytes:
+        what = f"has {len(content)} bytes, not the {stored.bytes} that were written"
+        yield Problem(stored.name, what)
+    elif hashlib.sha256(content).hexdigest() != stored.sha256:
+        yield Problem(stored.name, CHANGED)
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
+        yield Problem(stored.name, f"is no array: {error}")
+        return None
+    return array
 
 
 def _near(told: Any, colours: NDArray[np.float32]) -> bool:
