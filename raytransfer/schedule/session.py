@@ -29,6 +29,8 @@ ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
+    # Nobody takes this machine away with notice; the process that would look takes a second.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 """Settings of a Ray of this machine's own, which nobody else is to reach."""
 
