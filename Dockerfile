@@ -49,6 +49,7 @@ CMD ["raytransfer", "--help"]
 
 ARG VERSION
 ARG REVISION
+ENV RAYTRANSFER_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="raytransfer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \

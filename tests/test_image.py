@@ -296,6 +296,10 @@ def test_the_image_is_what_its_dockerfile_says(built, capsys):
     assert config["Labels"]["org.opencontainers.image.version"] == PROJECT["project"]["version"]
     revision = output("git", "-C", str(ROOT), "rev-parse", "HEAD").strip()
     assert config["Labels"]["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
+    assert (
+        f"RAYTRANSFER_REVISION={config['Labels']['org.opencontainers.image.revision']}"
+        in config["Env"]
+    )
     assert config["Env"][0].startswith("PATH=/opt/venv/bin:")
     assert facts["Size"] < 8e9
 

@@ -1,5 +1,6 @@
 """What a study is: study.json, and whether a folder holds the same one."""
 
+import os
 import platform
 import re
 import subprocess
@@ -134,10 +135,11 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the source tree that this runs from; None for an installed package."""
+    """The revision of the source tree that this runs from, or that an image says it was built of;
+    None for another installed package."""
     tree = Path(__file__).resolve().parents[2]
     if not (tree / ".git").exists():
-        return None
+        return os.environ.get("RAYTRANSFER_REVISION") or None
     answer = subprocess.run(
         ["git", "-C", str(tree), "describe", "--always", "--dirty"],
         capture_output=True,

@@ -1,12 +1,13 @@
 """A command as a job of a Ray cluster elsewhere: sent, followed to its end, or left to itself."""
 
 import asyncio
+import os
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 
 from raytransfer.errors import StoppedError, UserError
@@ -21,6 +22,14 @@ LOST_SECONDS = 600.0
 LOOK_SECONDS = 1.0
 """Between looks at a job whose log has ended, or whose cluster does not answer."""
 
+NEW_SECONDS = 60.0
+"""That a cluster which has just begun is asked to take a job."""
+
+REFUSED = "No available agent"
+"""Of what Ray says where it has not taken a job, as its machines have only begun."""
+
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+
 FAILED = 1
 """Exit status of a job that has none of its own: it was stopped, or lost with its cluster."""
 
@@ -28,8 +37,8 @@ FAILED = 1
 class Job:
     """A job of the cluster whose dashboard is at an address such as http://127.0.0.1:8265.
 
-    address: None for that of RAY_API_SERVER_ADDRESS. Raises UserError where there is no cluster, or
-    it asks for a token.
+    address: None for that of RAY_API_SERVER_ADDRESS, or of RAY_ADDRESS. Raises UserError where
+    there is no cluster, or it asks for a token.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -40,17 +49,20 @@ class Job:
         self._printed = 0
         self.id = ""
         self.address = address
+        where = address or os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
         try:
-            self._client = JobSubmissionClient(address)
+            with _address(where):
+                self._client = JobSubmissionClient(where)
         except AuthenticationError:
             raise UserError(
-                f"The Ray cluster at {address} asks for its token: set RAY_AUTH_MODE=token and "
+                f"The Ray cluster at {where} asks for its token: set RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)."
             ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"No dashboard of a Ray cluster answers at {address} ({first_line(error)}): "
-                "correct --address."
+                f"No dashboard of a Ray cluster answers{f' at {where}' if where else ''} "
+                f"({first_line(error)}): "
+                f"{'correct' if address else 'give'} --address, as http://127.0.0.1:8265."
             ) from None
 
     def submit(self, words: Sequence[str], files: Sequence[Path] = ()) -> None:
@@ -61,16 +73,21 @@ class Job:
         with tempfile.TemporaryDirectory() as folder, silent():
             for file in files:
                 shutil.copy(file, folder)
-            try:
-                self.id = self._client.submit_job(
-                    entrypoint=shlex.join(words),
-                    runtime_env={"working_dir": folder} if files else None,
-                )
-            except (OSError, RuntimeError) as error:
-                raise UserError(
-                    f"The cluster did not answer to the job ({first_line(error)}): look with `ray "
-                    "job list` whether it has it, or send it again."
-                ) from None
+            deadline = time.monotonic() + NEW_SECONDS
+            while not self.id:
+                try:
+                    self.id = self._client.submit_job(
+                        entrypoint=shlex.join(words),
+                        runtime_env={"working_dir": folder} if files else None,
+                    )
+                except (OSError, RuntimeError) as error:
+                    if REFUSED in str(error) and time.monotonic() < deadline:
+                        time.sleep(LOOK_SECONDS)
+                        continue
+                    raise UserError(
+                        f"The cluster did not answer to the job ({first_line(error)}): look with "
+                        "`ray job list` whether it has it, or send it again."
+                    ) from None
 
     def follow(self) -> int:
         """Print the job's log until it ends; its exit status, which is that of its command.
@@ -142,3 +159,19 @@ class Job:
                 self._printed = max(self._printed, passed)
                 if new:
                     yield new
+
+
+@contextmanager
+def _address(address: str | None) -> Iterator[None]:
+    """Ray takes its variable for more than the address that it is given; here what was asked for
+    counts."""
+    before = os.environ.get(ADDRESS)
+    if address is not None:
+        os.environ[ADDRESS] = address
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[ADDRESS] = before
+        else:
+            os.environ.pop(ADDRESS, None)

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from corpus import idx_file
 from faults import Chaos, drop_store, fill_disk, kill, outcome, pause, terminate
 from hosts import free_port
 from pyarrow import fs
@@ -42,8 +44,8 @@ def space(tmp_path_factory):
     return path
 
 
-def command(space, study, *options):
-    data = ("--data", demo_shards(), "--study", study)
+def command(space, study, *options, shards=None):
+    data = ("--data", shards or demo_shards(), "--study", study)
     return ("run", space, *data, "--deterministic", "--checkpoint-every", "50", *options)
 
 
@@ -62,8 +64,9 @@ def check(chaos, study, undisturbed):
     assert "Traceback" not in chaos.said
 
 
-def calm(space, study, *options):
-    words = [sys.executable, "-m", "raytransfer", *map(str, command(space, study, *options))]
+def calm(space, study, *options, shards=None):
+    run = command(space, study, *options, shards=shards)
+    words = [sys.executable, "-m", "raytransfer", *map(str, run)]
     subprocess.run(words, check=True, capture_output=True, timeout=240)
     return outcome(study)
 
@@ -126,7 +129,7 @@ def test_the_first_of_two_ranks_may_be_lost(tmp_path):
 
 @pytest.fixture
 def store(tmp_path):
-    """An object store in a process of its own: its number, and the URI of a folder in it."""
+    """An object store in a process of its own: its number, and what gives the URI of a folder."""
     port = free_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (
@@ -134,25 +137,50 @@ def store(tmp_path):
         subprocess.Popen(words, stdout=log, stderr=log) as running,
     ):
         options = f"scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
-        root = f"s3://key:word@bucket/study?{options}&allow_bucket_creation=true"
+
+        def uri(folder):
+            return f"s3://key:word@bucket/{folder}?{options}&allow_bucket_creation=true"
+
         deadline = time.monotonic() + 60
         while True:
             try:
-                fs.FileSystem.from_uri(root)[0].create_dir("bucket")
+                fs.FileSystem.from_uri(uri(""))[0].create_dir("bucket")
                 break
             except OSError:
                 assert time.monotonic() < deadline
-        yield running.pid, root
+        yield running.pid, uri
         running.kill()
 
 
-def test_an_object_store_that_does_not_answer_is_waited_for(space, undisturbed, tmp_path, store):
-    number, root = store
-    chaos = Chaos(tmp_path / "chaos", command(space, root), [drop_store(at="step 125")])
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """IDX files of ten classes."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for stem, count in (("train", 400), ("t10k", 100)):
+        pixels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (folder / f"{stem}-images-idx3-ubyte").write_bytes(idx_file(pixels))
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(idx_file(labels))
+    return folder
+
+
+def test_all_of_a_study_may_lie_in_an_object_store(space, images, tmp_path, store):
+    """Its images, shards and results; its driver is killed, and later the store does not answer."""
+    number, uri = store
+    files, path = fs.FileSystem.from_uri(uri("images"))
+    fs.copy_files(str(images), path, destination_filesystem=files)
+    here = str(tmp_path / "shards")
+    for source, shards in ((uri("images"), uri("shards")), (str(images), here)):
+        assert main(["prepare", source, shards, "--size", "keep"]) == 0
+    study = uri("study")
+    faults = [kill("driver", at="step 80"), drop_store(at="step 225")]
+    run = command(space, study, shards=uri("shards"))
+    chaos = Chaos(tmp_path / "chaos", run, faults)
     (chaos.folder / "store.pid").write_text(str(number))
-    chaos.run()
-    check(chaos, root, undisturbed)
-    assert main(["report", root, "--out", str(tmp_path / "report.html")]) == 0
+    chaos.run(starts=2)
+    check(chaos, study, calm(space, tmp_path / "calm", shards=here))
+    assert chaos.outcomes == [-signal.SIGKILL, 0]
+    assert main(["report", study, "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "5 of 5 networks are finished" in page
     assert 'alt="8 filters of random:0.baseB.s0"' in page

@@ -12,6 +12,7 @@ import time
 import pytest
 from hosts import PATH, free_port
 
+from raytransfer.cli import main
 from raytransfer.data.manifest import demo_shards
 from raytransfer.errors import StoppedError, UserError
 from raytransfer.results.store import StudyFolder
@@ -117,6 +118,41 @@ def test_a_cluster_that_answers_no_more_is_given_up_and_told_how_to_come_back(mo
     job._client, job._answered, job._printed = Gone(), time.monotonic(), 0
     with pytest.raises(StoppedError, match="ray job logs --address http://there:8265 --follow ray"):
         job.follow()
+
+
+def test_a_cluster_that_has_just_begun_is_asked_again(monkeypatch):
+    monkeypatch.setattr("raytransfer.schedule.submission.LOOK_SECONDS", 0.0)
+    answers = iter([RuntimeError("500: No available agent to submit job"), "raysubmit_1"])
+
+    class Young:
+        def submit_job(self, **_):
+            answer = next(answers)
+            if isinstance(answer, RuntimeError):
+                raise answer
+            return answer
+
+    job = Job.__new__(Job)
+    job.id, job._client = "", Young()
+    job.submit(["true"])
+    assert job.id == "raysubmit_1"
+    job.id, answers = "", iter([RuntimeError("400: no such thing"), "raysubmit_2"])
+    with pytest.raises(UserError, match=r"did not answer to the job \(400: no such thing\)"):
+        job.submit(["true"])
+
+
+def test_the_address_that_is_given_counts(address, monkeypatch, capsys):
+    """Ray's own client would take its variable for more."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", nobody)
+    assert Job(address).address == address
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == nobody
+    given = ["submit", "demo", "--data", "shards", "--study", "study"]
+    assert main(given) == 2
+    assert f"No dashboard of a Ray cluster answers at {nobody}" in capsys.readouterr().err
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    assert main([*given, "--address", nobody]) == 2
+    assert "correct --address, as http://127.0.0.1:8265" in capsys.readouterr().err
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ
 
 
 SPACE = """
