@@ -22,7 +22,7 @@ more, no more, while what an epoch mixes takes more memory (benchmarks/store.py)
 
 SHARD_BYTES = 100 * 2**20
 """Encoded images of a shard: large enough for an object store, and four processes that each hold
-one twice, as rows and as a file, stay within a gigabyte."""
+one stay within half a gigabyte."""
 
 MOST_ROWS = 10_000
 """Rows of a shard at most, as small images would make one of millions."""
@@ -102,8 +102,7 @@ def write_shard(job: ShardJob) -> StoredFile:
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that hashes what goes through it, while it is in the cache and in no memory of its
-    own."""
+    """A stream that hashes what goes through it: no memory is taken for a whole file."""
 
     def __init__(self, out: Any) -> None:
         self.sha256 = hashlib.sha256()

@@ -88,24 +88,24 @@ def _problems(
     if malformed:
         return
     total = sum(file.rows for split in SPLITS for file in manifest.files(split))
-    labels: list[NDArray[np.int64]] = []
+    labels = []
     for split in SPLITS:
         found.images[split] = 0
-        first = len(labels)
+        here = [np.empty(0, np.int64)]
         keys: list[tuple[str, int, Digests]] = []
         for file in manifest.files(split):
             for group in check_shard(manifest, file, pool, threads):
                 found.files += group.bytes > 0
                 found.bytes += group.bytes
-                labels.append(group.labels)
+                here.append(group.labels)
                 keys.append((file.name, group.first, group.keys))
                 found.images[split] += len(group.keys)
                 yield from group.problems
                 if progress is not None:
                     progress(sum(found.images.values()), total)
-        here = np.concatenate(labels[first:]) if len(labels) > first else np.empty(0, np.int64)
-        names = len(manifest.classes)
-        counts = np.bincount(here[(here >= 0) & (here < names)], minlength=names)
+        labels.append(np.concatenate(here))
+        known = (labels[-1] >= 0) & (labels[-1] < len(manifest.classes))
+        counts = np.bincount(labels[-1][known], minlength=len(manifest.classes))
         told = manifest.train_counts if split == "train" else manifest.val_counts
         for label in np.flatnonzero(counts != np.asarray(told)).tolist():
             yield Problem(
@@ -114,7 +114,7 @@ def _problems(
                 f"not the {told[label]} that the manifest tells",
             )
         yield from _repeated(keys)
-    yield from _check_labels(manifest, labels, found)
+    yield from _check_labels(manifest, np.concatenate(labels), found)
     yield from _check_means(manifest, found)
     yield from _check_quarantine(manifest)
 
@@ -189,22 +189,19 @@ def _check_means(manifest: Manifest, found: Verified) -> Iterator[Problem]:
 
 
 def _check_labels(
-    manifest: Manifest, labels: list[NDArray[np.int64]], found: Verified
+    manifest: Manifest, labels: NDArray[np.int64], found: Verified
 ) -> Iterator[Problem]:
-    """Whether the labels beside the shards are those in them."""
+    """Whether the labels beside the shards are `labels`, those in them."""
     stored = yield from _array(manifest, manifest.labels, found)
     if stored is None:
         return
-    here, rows = (
-        np.concatenate(labels),
-        sum(file.rows for s in SPLITS for file in manifest.files(s)),
-    )
+    rows = sum(file.rows for split in SPLITS for file in manifest.files(split))
     if stored.dtype != np.int32 or stored.shape != (rows,):
         shape = "x".join(map(str, stored.shape))
         what = f"holds {stored.dtype} {shape}, not an int32 label of each of the {rows} images"
         yield Problem(manifest.labels.name, what)
-    elif len(here) == rows:  # else some cannot be read, and that has been said
-        for row in np.flatnonzero(stored != here)[:1].tolist():
+    elif len(labels) == rows:  # else some cannot be read, and that has been said
+        for row in np.flatnonzero(stored != labels)[:1].tolist():
             yield Problem(manifest.labels.name, "is not the label that the shards hold", row)
 
 
