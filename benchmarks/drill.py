@@ -27,6 +27,9 @@ from hosts import Hosts
 from raytransfer.data.manifest import demo_shards
 from raytransfer.results.store import StudyFolder
 
+SECONDS = 600
+"""That a study may take."""
+
 HEAD, TRAINS, DECODES, SPARE = 1, 2, 3, 4
 OFFERS = {
     HEAD: ["--num-cpus=0"],
@@ -68,7 +71,7 @@ def drill(study: Path, host: int | None) -> tuple[float, float]:
         watched = Watched(StudyFolder(study))
         job = submit(hosts, study)
         while not watched.is_in_the_middle:
-            assert job.poll() is None, job.communicate()[0]
+            assert job.poll() is None, job.communicate(timeout=SECONDS)[0]
             time.sleep(0.1)
         lost = time.monotonic()
         if host is not None:
@@ -76,13 +79,13 @@ def drill(study: Path, host: int | None) -> tuple[float, float]:
         if host == HEAD:
             for each in (TRAINS, DECODES):
                 hosts.lose(each)  # their Ray ends without a head
-            job.wait()
+            job.communicate(timeout=SECONDS)
             for each, offer in OFFERS.items():
                 hosts.start_ray(each, *offer)
             job = submit(hosts, study)
         elif host is not None:
             hosts.start_ray(SPARE, *OFFERS[host])
-        said, _ = job.communicate()
+        said, _ = job.communicate(timeout=SECONDS)
         assert job.returncode == 0, said
         return watched.longest_pause(), time.monotonic() - lost
 
