@@ -248,7 +248,13 @@ def textbook(prepared: Prepared, count: int, folder: Path) -> float:
                     break
         train.report({"step": step})
 
-    ray.init(num_cpus=6, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    ray.init(
+        address="local",
+        num_cpus=6,
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=False,
+    )
     files = [f"{shards}/{file.name}" for file in prepared.manifest.train]
     images = ray.data.read_parquet(files, columns=["image", "label"])
     images = images.filter(lambda row: row["label"] in classes).map_batches(decode).materialize()
