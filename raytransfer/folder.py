@@ -16,6 +16,9 @@ from raytransfer.errors import StoreError, UserError
 PART = ".part"
 """Ending of files that are being written, or whose writer was killed."""
 
+READERS = 16
+"""Files that are read at a time: an object store takes long to answer, but answers many."""
+
 MOST_JSON_BYTES = 256 * 2**20
 """Far more than any file of ours; a stranger's may be of any size."""
 

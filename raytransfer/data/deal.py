@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Split, StoredFile
 from raytransfer.data.runs import Run, run_name
-from raytransfer.folder import Folder
+from raytransfer.folder import READERS, Folder
 
 ROW_GROUP = 100
 """Rows of a row group, the least that is read at once: 2 MB of photographs of 20 kB. With half as
@@ -143,33 +144,25 @@ def _images(folder: Folder, split: Split, rows: Rows) -> pa.Array:
     """The encoded images of the rows, gathered in one piece of memory."""
     ends = np.concatenate([[0], np.cumsum(rows.size)])
     images = np.empty(ends[-1], np.uint8)
-    for place, image in _gather(folder, split, rows):
-        images[ends[place] : ends[place + 1]] = image
+
+    def gather(places: NDArray[np.int64]) -> None:
+        """Those of one run; neighbours are read at once."""
+        start = rows.start[places]
+        stop = start + rows.size[places]
+        firsts = np.flatnonzero(np.concatenate([[True], start[1:] != stop[:-1]]))
+        with folder.open(f"{run_name(split, int(rows.run[places[0]]))}.images") as run:
+            for first, last in zip(firsts, [*firsts[1:], len(places)], strict=True):
+                run.seek(int(start[first]))
+                together = np.frombuffer(run.read(int(stop[last - 1] - start[first])), np.uint8)
+                for i in range(first, last):
+                    some = together[start[i] - start[first] : stop[i] - start[first]]
+                    images[ends[places[i]] : ends[places[i] + 1]] = some
+
+    by_run = np.lexsort((rows.start, rows.run))
+    runs = np.split(by_run, np.flatnonzero(np.diff(rows.run[by_run])) + 1)
+    # Of this machine's own files one at a time is no slower.
+    with ThreadPoolExecutor(1 if folder.local else READERS) as pool:
+        for _ in pool.map(gather, runs):
+            pass
     buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(images)]
     return pa.Array.from_buffers(pa.binary(), len(rows.size), buffers)
-
-
-def _gather(folder: Folder, split: Split, rows: Rows) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Place and content of each row, run by run; neighbours are read at once."""
-    by_place = np.lexsort((rows.start, rows.run))
-    run, start = rows.run[by_place], rows.start[by_place]
-    stop = start + rows.size[by_place]
-    apart = (run[1:] != run[:-1]) | (start[1:] != stop[:-1])
-    firsts = np.flatnonzero(np.concatenate([[True], apart]))
-    opened, number = None, -1
-    for first, last in zip(firsts, [*firsts[1:], len(run)], strict=True):
-        if run[first] != number:
-            if opened is not None:
-                opened.close()
-            number = int(run[first])
-            opened = folder.open(f"{run_name(split, number)}.images")
-        assert opened is not None
-        opened.seek(int(start[first]))
-        together = np.frombuffer(opened.read(int(stop[last - 1] - start[first])), np.uint8)
-        for i in range(first, last):
-            yield (
-                int(by_place[i]),
-                together[start[i] - start[first] : stop[i] - start[first]],
-            )
-    if opened is not None:
-        opened.close()

@@ -17,16 +17,13 @@ from raytransfer.data.order import WHOLE, WINDOW, Sequence
 from raytransfer.data.pixels import Buffers, channel_first, channel_last, decode
 from raytransfer.data.plan import Packet, Share, StreamPlan
 from raytransfer.errors import UserError
-from raytransfer.folder import Folder
+from raytransfer.folder import READERS, Folder
 
 ENCODED_BYTES = 256 * 2**20
 """Row groups that are kept for a while; WINDOW of them at least, as an epoch mixes so many."""
 
 OPEN_FILES = 256
 """Shards that are kept open, as an object store takes three requests to open one."""
-
-READERS = 16
-"""Shards that are read at a time: an object store takes long to answer, but answers many."""
 
 
 @dataclass(frozen=True)
