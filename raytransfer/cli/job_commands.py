@@ -39,7 +39,8 @@ def submit(
         space: Name of a space (demo, paper, ...), or the path of a .py file, which is sent along.
         data: Folder of shards that the cluster can read, or its URI.
         study: Folder for the study that the cluster can write, or its URI.
-        address: Of the cluster's dashboard. None: RAY_API_SERVER_ADDRESS.
+        address: Of the cluster's dashboard. None: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or a cluster
+            of this machine.
         detach: Do not follow the job.
         running: How the study is run.
         decoding: Where images are decoded.
@@ -47,7 +48,9 @@ def submit(
         recipe: Settings whose defaults are the space's.
     """
     from raytransfer.schedule.submission import Job
+    from raytransfer.train.interval import Interval
 
+    Interval.parse(running.checkpoint_every)
     own = Path(space)
     files = [own] if own.suffix == ".py" else []
     job = Job(address)

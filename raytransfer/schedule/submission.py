@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,6 +29,9 @@ NEW_SECONDS = 60.0
 REFUSED = "No available agent"
 """Of what Ray says where it has not taken a job, as its machines have only begun."""
 
+UNKNOWN = "status code 404"
+"""Of what Ray says of a job that it does not know."""
+
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 
 FAILED = 1
@@ -37,32 +41,37 @@ FAILED = 1
 class Job:
     """A job of the cluster whose dashboard is at an address such as http://127.0.0.1:8265.
 
-    address: None for that of RAY_API_SERVER_ADDRESS, or of RAY_ADDRESS. Raises UserError where
-    there is no cluster, or it asks for a token.
+    address: None for that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or for a cluster of this
+    machine. Raises UserError where there is no cluster, or it asks for another token.
     """
 
     def __init__(self, address: str | None) -> None:
-        from ray.exceptions import AuthenticationError
+        from ray.exceptions import AuthenticationError, RayError
         from ray.job_submission import JobSubmissionClient
 
         self._answered = time.monotonic()
         self._printed = 0
         self.id = ""
         self.address = address
-        where = address or os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+        named = {"--address": address} | {n: os.environ.get(n) for n in (ADDRESS, "RAY_ADDRESS")}
+        source, where = next(((n, a) for n, a in named.items() if a), ("--address", None))
+        # Of RAY_ADDRESS Ray makes the dashboard's, which takes long where nobody answers.
+        if where and source != "RAY_ADDRESS" and not where.startswith(("http://", "https://")):
+            raise UserError(f"{source} is a URL such as http://127.0.0.1:8265, not {where!r}.")
         try:
             with _address(where):
                 self._client = JobSubmissionClient(where)
-        except AuthenticationError:
+        except AuthenticationError as error:
             raise UserError(
-                f"The Ray cluster at {where} asks for its token: set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)."
+                f"The Ray cluster at {where} asks for its token ({first_line(error)}): set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to this "
+                "cluster's."
             ) from None
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise UserError(
                 f"No dashboard of a Ray cluster answers{f' at {where}' if where else ''} "
-                f"({first_line(error)}): "
-                f"{'correct' if address else 'give'} --address, as http://127.0.0.1:8265."
+                f"({first_line(error)}): {'correct' if where else 'give'} {source}, such as "
+                "http://127.0.0.1:8265."
             ) from None
 
     def submit(self, words: Sequence[str], files: Sequence[Path] = ()) -> None:
@@ -108,7 +117,7 @@ class Job:
     async def _follow(self) -> int:
         from aiohttp import ClientError
 
-        broken = (OSError, RuntimeError, ClientError)
+        broken, told = (OSError, RuntimeError, ClientError), False
         while True:
             with suppress(*broken):
                 async for text in self._log():
@@ -120,7 +129,15 @@ class Job:
                     print(self._client.get_job_logs(self.id)[self._printed :], end="", flush=True)
                     return status
             except broken as error:
-                if time.monotonic() - self._answered > LOST_SECONDS:
+                if UNKNOWN in str(error):
+                    raise StoppedError(
+                        f"the cluster knows no job {self.id} any more: it has lost its head"
+                    ) from None
+                quiet = time.monotonic() - self._answered
+                if not told and quiet > QUIET_SECONDS:
+                    told = True
+                    print("The cluster does not answer; it is asked again.", file=sys.stderr)
+                if quiet > LOST_SECONDS:
                     raise StoppedError(
                         f"the cluster has not answered for {LOST_SECONDS / 60:.0f} minutes "
                         f"({first_line(error)}); the job may go on.\n{self.told()}"

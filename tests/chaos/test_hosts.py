@@ -64,7 +64,8 @@ def test_without_the_token_nobody_is_let_in(hosts):
     submit = ("raytransfer", "submit", "demo", "--data", "x", "--study", "y")
     refused = hosts.run(2, *submit, "--address", hosts.dashboard, RAY_AUTH_TOKEN="f" * 64)
     assert refused.returncode == 2
-    assert "asks for its token: set RAY_AUTH_MODE=token" in refused.stdout
+    assert "asks for its token (" in refused.stdout
+    assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in refused.stdout
 
 
 def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, undisturbed, tmp_path):

@@ -102,22 +102,35 @@ def test_a_job_is_followed_through_dropped_connections_to_its_exit_status(addres
     assert lines == [str(i) for i in range(15)]
 
 
-def test_a_cluster_that_answers_no_more_is_given_up_and_told_how_to_come_back(monkeypatch):
-    monkeypatch.setattr("raytransfer.schedule.submission.LOST_SECONDS", 2.0)
+def following(error):
+    """A job whose cluster always answers so."""
 
-    class Gone:
+    class Cluster:
         async def tail_job_logs(self, job):
-            raise OSError("connection refused")
+            raise error
             yield
 
         def get_job_info(self, job):
-            raise OSError("connection refused")
+            raise error
 
     job = Job.__new__(Job)
     job.address, job.id = "http://there:8265", "raysubmit_1"
-    job._client, job._answered, job._printed = Gone(), time.monotonic(), 0
+    job._client, job._answered, job._printed = Cluster(), time.monotonic(), 0
+    return job
+
+
+def test_a_cluster_that_answers_no_more_is_given_up_and_told_how_to_come_back(monkeypatch, capsys):
+    monkeypatch.setattr("raytransfer.schedule.submission.LOST_SECONDS", 2.0)
+    monkeypatch.setattr("raytransfer.schedule.submission.QUIET_SECONDS", 0.5)
     with pytest.raises(StoppedError, match="ray job logs --address http://there:8265 --follow ray"):
-        job.follow()
+        following(OSError("connection refused")).follow()
+    assert capsys.readouterr().err == "The cluster does not answer; it is asked again.\n"
+
+
+def test_a_cluster_that_has_lost_the_job_is_not_asked_for_ever():
+    unknown = RuntimeError("Request failed with status code 404: Job raysubmit_1 does not exist.")
+    with pytest.raises(StoppedError, match="knows no job raysubmit_1 any more"):
+        following(unknown).follow()
 
 
 def test_a_cluster_that_has_just_begun_is_asked_again(monkeypatch):
@@ -151,7 +164,11 @@ def test_the_address_that_is_given_counts(address, monkeypatch, capsys):
     assert f"No dashboard of a Ray cluster answers at {nobody}" in capsys.readouterr().err
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
     assert main([*given, "--address", nobody]) == 2
-    assert "correct --address, as http://127.0.0.1:8265" in capsys.readouterr().err
+    assert "correct --address, such as http://127.0.0.1:8265" in capsys.readouterr().err
+    assert main([*given, "--address", "127.0.0.1:8265"]) == 2
+    assert "--address is a URL such as http://127.0.0.1:8265, not" in capsys.readouterr().err
+    assert main([*given, "--checkpoint-every", "5x"]) == 2
+    assert "5x" in capsys.readouterr().err
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
 
 
