@@ -48,6 +48,10 @@ class Folder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
+        try:
+            self.root.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"The name {self.root!a} is not UTF-8: give it another.") from None
         if "://" in self.root:
             try:
                 self.files, self.path = fs.FileSystem.from_uri(self.root)
@@ -164,7 +168,7 @@ class Folder:
             except FileNotFoundError:  # an entry went while they were looked at
                 if last:
                     raise
-        return sorted((PurePosixPath(info.path).name, info) for info in infos)
+        return sorted((name, info) for info in infos if (name := _name(info)) is not None)
 
     def delete(self, name: str) -> None:
         """Delete a file or a whole folder, where it is there."""
@@ -174,3 +178,11 @@ class Folder:
                 self.files.delete_dir(info.path)
             elif info.type == fs.FileType.File:
                 self.files.delete_file(info.path)
+
+
+def _name(entry: fs.FileInfo) -> str | None:
+    """None for a name that is no UTF-8: none of ours, and of none that we look for."""
+    try:
+        return PurePosixPath(entry.path).name
+    except UnicodeDecodeError:
+        return None

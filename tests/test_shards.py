@@ -35,7 +35,7 @@ from raytransfer.data.reader import Images, read_locally
 from raytransfer.data.shards import prepare as prepare_sized
 from raytransfer.data.sources import idx as idx_module
 from raytransfer.data.verify import verify
-from raytransfer.errors import UserError
+from raytransfer.errors import StoppedError, UserError
 from raytransfer.schedule.session import ray_session
 
 # Kept as they are, unless a test says otherwise: most images here are small.
@@ -296,6 +296,8 @@ def test_processes_of_ray_may_be_killed_while_they_write(idx, tmp_path, monkeypa
         there = prepare(idx, out, mapper=attacked)
         with pytest.raises(UserError, match=r"lost its process 2 times.*the same command goes on"):
             list(over_ray(lambda signal: os.kill(os.getpid(), signal), [signal.SIGKILL]))
+        with pytest.raises(StoppedError, match="Ray was lost"):
+            list(over_ray(lambda signal: os.kill(os.getppid(), signal), [signal.SIGKILL]))
     assert there.digest == prepare(idx, tmp_path / "here").digest
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "here"))
 

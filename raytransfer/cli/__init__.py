@@ -80,6 +80,12 @@ def main(args: Sequence[str] | None = None) -> int:
         # Nobody reads on; without this, Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED
+    except OSError as error:
+        # Of pyarrow's file systems: they say what they were about.
+        if error.errno is not None or not (said := " ".join(str(error).split())):
+            raise
+        print(f"raytransfer: {said[:300]}: look whether it can be reached.", file=sys.stderr)
+        return WRONG
 
 
 def _understand(args: list[str]) -> Callable[[], int | None]:

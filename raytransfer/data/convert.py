@@ -1,6 +1,7 @@
 """Encoded images to what a shard holds: decoded, upright, warped or cropped, encoded again."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,7 +103,8 @@ def decode(
             # What this strict decoder refuses, Pillow may know: CMYK, or junk between segments.
             if isinstance(error, _TooLargeError):
                 raise
-    with Image.open(io.BytesIO(encoded)) as opened:
+    # What Pillow warns of, such as EXIF data that it cannot read, harms no pixel.
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as opened:
         _check_size(*opened.size)
         turn = opened.getexif().get(_ORIENTATION, 1) if upright else 1
         pixels = of_pillow(opened, channels)
@@ -124,7 +126,7 @@ def _orientation(jpeg: bytes) -> int:
     if not _has_exif(jpeg):
         return 1
     try:
-        with Image.open(io.BytesIO(jpeg)) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(jpeg)) as opened:
             return int(opened.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing, and the pixels are fine
         return 1

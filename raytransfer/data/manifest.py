@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -105,7 +105,7 @@ def parse_manifest(folder: str, text: str) -> Manifest:
             stored[name] = tuple(stored[name])
         digest = hashlib.sha256(text.encode()).hexdigest()
         return Manifest(folder=folder, digest=digest, **stored)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{MANIFEST} in {Folder(folder)} cannot be read as a manifest: prepare the shards "
             "again."
@@ -137,8 +137,9 @@ def read_manifest(shards: str | Path) -> Manifest:
             f"The folder {folder} holds no {MANIFEST}, so it is not shards: "
             "make some from its images with `raytransfer prepare`."
         )
-    text = (folder.read(MANIFEST) or b"").decode(errors="replace")
-    manifest = parse_manifest(str(shards), text)
+    manifest = parse_manifest(str(shards), manifest_text(folder))
+    for what in malformed(manifest):
+        raise UserError(f"{MANIFEST} in {folder}: {what}; prepare the shards again.")
     for stored in (*manifest.train, *manifest.val, *manifest.beside):
         if stored.name not in present:
             raise UserError(
@@ -151,6 +152,48 @@ def read_manifest(shards: str | Path) -> Manifest:
                 f"bytes instead of {stored.bytes}: copy it again, or prepare into an empty folder."
             )
     return manifest
+
+
+def malformed(manifest: Manifest) -> Iterator[str]:
+    """What a manifest says that no `prepare` has written."""
+    names = manifest.classes
+    if not names or not all(isinstance(name, str) for name in names):
+        yield "classes are no list of names"
+    elif len(set(names)) < len(names):
+        yield "two classes have the same name"
+    for name in ("train_counts", "val_counts"):
+        counts = getattr(manifest, name)
+        if len(counts) != len(names) or not all(_whole(count) for count in counts):
+            yield f"{name} are not one number for each class"
+    if not _whole(manifest.row_group, 1):
+        yield f"row_group is {manifest.row_group!r}, not 1 or more"
+    if manifest.channels not in (1, 3):
+        yield f"channels is {manifest.channels!r}, not 1 or 3"
+    for name in ("quarantined", "duplicates"):
+        if not _whole(count := getattr(manifest, name)):
+            yield f"{name} is {count!r}, not a number"
+    size = (manifest.height, manifest.width)
+    if size != (None, None) and not all(_whole(side, 1) for side in size):
+        yield f"height and width are {size[0]!r} and {size[1]!r}, not both 1 or more"
+    if not isinstance(manifest.settings, dict):
+        yield "settings are no table of names and values"
+    for file in (*manifest.train, *manifest.val, *manifest.beside):
+        if not isinstance(file.name, str) or Path(file.name).name != file.name:
+            yield f"{file.name!r} is no name of a file in the folder"
+        elif not _whole(file.rows) or not _whole(file.bytes) or not isinstance(file.sha256, str):
+            yield f"rows, bytes and sha256 of {file.name} are no numbers and a hash"
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def manifest_text(folder: Folder) -> str:
+    """Raises UserError where it cannot be read."""
+    try:
+        return (folder.read(MANIFEST) or b"").decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"{MANIFEST} in {folder} cannot be read: {error}.") from None
 
 
 def read_labels(manifest: Manifest, split: Split) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from raytransfer.errors import UserError
+from raytransfer.errors import StoppedError, UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -28,10 +28,17 @@ def in_turn(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[
 def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
     """A Ray Data job on all cores that Ray has; Ray must run. A lost process's job is done again.
 
-    Raises UserError where the function does, and for a job that ends one process after another.
+    Raises UserError where the function does, and for a job that ends one process after another;
+    StoppedError where Ray is lost.
     """
     from ray import data
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+    from ray.exceptions import (
+        NodeDiedError,
+        OutOfMemoryError,
+        RayError,
+        RayTaskError,
+        WorkerCrashedError,
+    )
 
     if not jobs:
         return
@@ -63,6 +70,10 @@ def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator
             "image that ends its decoder: what is done is kept, and the same command goes on; "
             "give it more memory, or fewer --workers."
         ) from None
+    except RayTaskError:
+        raise  # ours
+    except RayError as error:
+        raise StoppedError(f"Ray was lost ({str(error).partition('.')[0]})") from None
 
 
 def _call(block: pa.Table, function: Callable[[Any], Any]) -> pa.Table:

@@ -33,6 +33,9 @@ from raytransfer.data.sources.source import Source, first_of_each
 from raytransfer.errors import UserError
 from raytransfer.folder import PART, Folder
 
+MOST_SIZE = 4096
+"""Pixels a side that images are made into at most: 50 MB each, which processes still hold."""
+
 Progress = Callable[[str, float, float], None]
 """Called with what is being done (converting, writing), how much of it is done, and of how much."""
 
@@ -111,12 +114,12 @@ def _check(
     max_bad: float,
     per_class: Sequence[int | None],
 ) -> None:
-    if size is not None and size < 1:
-        raise UserError(f"size is 1 pixel or more, not {size}.")
+    if size is not None and not 1 <= size <= MOST_SIZE:
+        raise UserError(f"--size is 1 to {MOST_SIZE:,} pixels, not {size}.")
     if not 1 <= quality <= 95:
-        raise UserError(f"quality is 1 to 95, not {quality}.")
+        raise UserError(f"--quality is 1 to 95, not {quality}.")
     if not 0 <= max_bad <= 1:
-        raise UserError(f"max_bad is a share from 0 to 1, not {max_bad:g}.")
+        raise UserError(f"--max-bad is a share from 0 to 1, not {max_bad:g}.")
     if licence is not None and not Path(licence).is_file():
         raise UserError(f"There is no licence file {licence}.")
     for each in per_class:
@@ -182,10 +185,12 @@ def _convert(
     bad: list[dict[str, str]] = []
 
     def account() -> None:
-        say("converting", images + len(bad), max(total, images + len(bad)))
-        if len(bad) > max_bad * max(total, images + len(bad)):
+        # Of tars it is not known beforehand how many images they hold.
+        count = max(total, images + len(bad))
+        say("converting", images + len(bad), count)
+        if len(bad) > max_bad * count:
             raise UserError(
-                f"{len(bad)} of {total:,} images cannot be read, more than the share of "
+                f"{len(bad)} of {count:,} images cannot be read, more than the share of "
                 f"{max_bad:g} allowed; the first is {bad[0]['key']} ({bad[0]['reason']}): mend "
                 "them, or allow more with --max-bad."
             )

@@ -19,6 +19,8 @@ from raytransfer.data.manifest import (
     Manifest,
     Split,
     StoredFile,
+    malformed,
+    manifest_text,
     parse_manifest,
     read_manifest,
 )
@@ -72,8 +74,7 @@ def _open(shards: str | Path) -> Manifest:
     folder = Folder(shards)
     if not folder.has(MANIFEST):
         return read_manifest(shards)
-    with folder.open(MANIFEST) as file:
-        return parse_manifest(str(shards), file.read().decode(errors="replace"))
+    return parse_manifest(str(shards), manifest_text(folder))
 
 
 def _problems(
@@ -83,9 +84,9 @@ def _problems(
     found: Verified,
     progress: Progress | None,
 ) -> Iterator[Problem]:
-    malformed = [Problem(MANIFEST, what) for what in _malformed(manifest)]
-    yield from malformed
-    if malformed:
+    faults = [Problem(MANIFEST, what) for what in malformed(manifest)]
+    yield from faults
+    if faults:
         return
     total = sum(file.rows for split in SPLITS for file in manifest.files(split))
     labels = []
@@ -117,39 +118,6 @@ def _problems(
     yield from _check_labels(manifest, np.concatenate(labels), found)
     yield from _check_means(manifest, found)
     yield from _check_quarantine(manifest)
-
-
-def _malformed(manifest: Manifest) -> Iterator[str]:
-    """What a manifest says that no `prepare` has written."""
-    names = manifest.classes
-    if not names or not all(isinstance(name, str) for name in names):
-        yield "classes are no list of names"
-    elif len(set(names)) < len(names):
-        yield "two classes have the same name"
-    for name in ("train_counts", "val_counts"):
-        counts = getattr(manifest, name)
-        if len(counts) != len(names) or not all(_whole(count) for count in counts):
-            yield f"{name} are not one number for each class"
-    if not _whole(manifest.row_group, 1):
-        yield f"row_group is {manifest.row_group!r}, not 1 or more"
-    if manifest.channels not in (1, 3):
-        yield f"channels is {manifest.channels!r}, not 1 or 3"
-    if not _whole(manifest.quarantined):
-        yield f"quarantined is {manifest.quarantined!r}, not a number"
-    size = (manifest.height, manifest.width)
-    if size != (None, None) and not all(_whole(side, 1) for side in size):
-        yield f"height and width are {size[0]!r} and {size[1]!r}, not both 1 or more"
-    if not isinstance(manifest.settings, dict):
-        yield "settings are no table of names and values"
-    for file in (*manifest.train, *manifest.val, *manifest.beside):
-        if not isinstance(file.name, str) or Path(file.name).name != file.name:
-            yield f"{file.name!r} is no name of a file in the folder"
-        elif not _whole(file.rows) or not _whole(file.bytes) or not isinstance(file.sha256, str):
-            yield f"rows, bytes and sha256 of {file.name} are no numbers and a hash"
-
-
-def _whole(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and value >= least
 
 
 def _repeated(groups: list[tuple[str, int, Digests]]) -> Iterator[Problem]:

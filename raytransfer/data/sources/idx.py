@@ -60,8 +60,8 @@ def find(folder: Folder, class_names: Sequence[str] | None = None) -> Source | N
                 f"The {split} files in {folder} disagree: {len(images)} images, "
                 f"{len(labels[split])} labels."
             )
-        if not len(images):
-            raise UserError(f"The {split} files in {folder} hold no images.")
+        if not images.size:
+            raise UserError(f"The {split} files in {folder} hold no images, or some of no pixels.")
         parts[split] = tuple(
             IdxPart(
                 folder.uri,

@@ -17,6 +17,9 @@ from raytransfer.folder import Folder
 ROWS_AT_ONCE = 64
 """Rows in memory at a time."""
 
+LABELS = ("label", "labels", "fine_label", "cls", "class")
+"""Columns that are labels, the first that there is."""
+
 _NAME = re.compile(r"(train|training|val|valid|validation)\b.*\.parquet")
 _PLACES = ("", "data", "default")
 
@@ -116,11 +119,11 @@ def _columns(folder: Folder, name: str, schema: pa.Schema) -> tuple[str, str]:
 
     images = [field.name for field in schema if holds_images(field)]
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
-    labels = [n for n in labels if n in ("label", "labels", "fine_label", "cls", "class")] or labels
+    labels = [known for known in LABELS if known in labels]
     if len(images) != 1 or not labels:
         raise UserError(
             f"{name} in {folder} has the columns {', '.join(schema.names)}: one of encoded images "
-            "and one of whole-number labels are needed."
+            f"and one of whole-number labels, called {' or '.join(LABELS)}, are needed."
         )
     return images[0], labels[0]
 

@@ -78,8 +78,15 @@ def find_webdataset(folder: Folder) -> Source | None:
         for below in ("", *words):
             for name, info in folder.entries(below):
                 whole = f"{below}/{name}".lstrip("/")
-                in_name = set(re.split(r"[^a-z]+", name.lower())) & set(words)
-                if _TAR.search(name) and info.is_file and (below or in_name):
+                if not _TAR.search(name) or not info.is_file:
+                    continue
+                said = set(re.split(r"[^a-z]+", name.lower()))
+                splits = [split for split, words in _SPLITS.items() if said & set(words)]
+                if not below and len(splits) > 1:
+                    raise UserError(
+                        f"{name} in {folder} names both splits: move it into a folder train or val."
+                    )
+                if below or split in splits:
                     found.append(WebDatasetPart(folder.uri, whole, info.size))
         parts[split] = tuple(found)
     if not parts["train"] or TRAIN_TAR in folder.names():
@@ -166,17 +173,26 @@ class WebDatasetPart:
         return max(1, self.size // IMAGE_BYTES)
 
     def read(self) -> Iterator[Found]:
+        known: set[str] = set()
         with Folder(self.root).open(self.name) as file:
             # A sample's name ends at the first dot behind the last slash.
             for stem, sample in groupby(_members(file, self.name), lambda m: _stem(m[0])):
                 endings: dict[str, bytes] = {}
-                lost = False
+                lost, twice, again = False, False, stem in known
+                known.add(stem)
                 for name, content, reason in sample:
                     if content is None:
                         lost = True
                         yield Found(f"{self.name}/{name}", -1, None, reason)
+                    elif (ending := name[len(stem) + 1 :].lower()) in endings:
+                        twice = True
                     else:
-                        endings[name[len(stem) + 1 :].lower()] = content
+                        endings[ending] = content
+                if again or twice:
+                    reason = "a sample of this name came before"
+                    yield Found(f"{self.name}/{stem}", -1, None, reason)
+                if again:
+                    continue
                 image = next((endings[e] for e in endings if e.endswith(IMAGE_ENDINGS)), None)
                 if image is None:
                     if not lost:

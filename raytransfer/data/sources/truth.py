@@ -26,6 +26,8 @@ NUMBERS = "ILSVRC2012_validation_ground_truth.txt"
 META = "meta.mat"
 SYNSETS = ("synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")
 
+LISTS = (".txt", ".csv")
+
 LARGEST_LIST = 64 * 2**20
 """Bytes; a larger .txt or .csv file is no list of validation images."""
 
@@ -33,10 +35,12 @@ LARGEST_LIST = 64 * 2**20
 def validation_labels(
     folder: Folder, images: Sequence[str], classes: Sequence[str]
 ) -> list[tuple[str, int]]:
-    """Each image with its label. images: file names, from the folder's root on.
+    """Each image with its label. images: file names, from the folder's root on; lists among them
+    are left out.
 
     Raises UserError where no list says the classes of all images.
     """
+    images = [image for image in images if not image.endswith((*LISTS, META))]
     if not images:
         raise UserError(f"{folder} holds no validation images.")
     stems = [PurePosixPath(image).stem for image in images]
@@ -45,17 +49,18 @@ def validation_labels(
     for name, text in texts.items():
         if PurePosixPath(name).name == NUMBERS:
             continue
-        if (named := _named(text, label_of)) and stems[0] in named:
+        if (named := _named(f"{name} in {folder}", text, label_of)) and stems[0] in named:
             lacking = next((stem for stem in stems if stem not in named), None)
             if lacking is not None:
                 raise UserError(f"{name} in {folder} does not say the class of {lacking}.")
             return [(image, named[stem]) for image, stem in zip(images, stems, strict=True)]
     numbers = next((t for n, t in texts.items() if PurePosixPath(n).name == NUMBERS), None)
     if numbers is None:
+        seen = f" ({', '.join(texts)} do not)" if texts else ""
         raise UserError(
-            f"No list beside the validation images of {folder} says their classes: add {NUMBERS} "
-            "with the development kit's meta.mat, Kaggle's LOC_val_solution.csv, or a file with "
-            "a line `name class` for each image."
+            f"No list beside the validation images of {folder} says their classes{seen}: add "
+            f"{NUMBERS} with the development kit's meta.mat, Kaggle's LOC_val_solution.csv, or a "
+            "file with a line `name class` for each image, of a class that has training images."
         )
     order = _synset_order(folder, texts, meta, classes)
     try:
@@ -91,12 +96,18 @@ def _beside(folder: Folder, image: str) -> tuple[dict[str, str], bytes | None]:
             full = f"{place}/{name}".lstrip("/")
             if name == META:
                 meta = folder.read(full)
-            elif name.endswith((".txt", ".csv")) and (info.size or 0) <= LARGEST_LIST:
-                texts[full] = (folder.read(full) or b"").decode(errors="replace")
+            elif name.endswith(LISTS) and (info.size or 0) <= LARGEST_LIST:
+                texts[full] = _text(folder.read(full) or b"")
             elif "devkit" in name and name.endswith((".tar.gz", ".tgz", ".tar")):
                 inside, meta = _kit_archive(folder, full)
                 texts |= inside
     return texts, meta
+
+
+def _text(content: bytes) -> str:
+    """Of a list: UTF-8, or UTF-16 with the mark that Windows writes."""
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
 
 
 def _kits(folder: Folder, places: Sequence[str]) -> list[str]:
@@ -121,14 +132,17 @@ def _kit_archive(folder: Folder, name: str) -> tuple[dict[str, str], bytes | Non
                 if member.name.endswith(f"/{META}"):
                     meta = content.read()
                 elif member.name.endswith(f"/{NUMBERS}"):
-                    texts[member.name] = content.read().decode(errors="replace")
+                    texts[member.name] = _text(content.read())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{name} in {folder} cannot be read: {error}; fetch it again.") from None
     return texts, meta
 
 
-def _named(text: str, label_of: dict[str, int]) -> dict[str, int]:
-    """Labels by image, its ending left out; nothing where a line after the first has no class."""
+def _named(file: str, text: str, label_of: dict[str, int]) -> dict[str, int]:
+    """Labels by image, its ending left out; nothing where a line after the first has no class.
+
+    Raises UserError where two lines of an image contradict each other.
+    """
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines()):
         words = re.split(r"[,\s]+", line.strip())
@@ -141,7 +155,9 @@ def _named(text: str, label_of: dict[str, int]) -> dict[str, int]:
             if number == 0:
                 continue  # a heading
             return {}
-        found[PurePosixPath(words[0]).stem] = label
+        image = PurePosixPath(words[0]).stem
+        if found.setdefault(image, label) != label:
+            raise UserError(f"{file} says two classes of {image}: correct one of its lines.")
     return found
 
 

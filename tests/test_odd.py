@@ -1,0 +1,185 @@
+"""Odd collections and damaged shards: a sentence, or the images, and never anything else."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import corpus
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet as pq
+
+from raytransfer.cli import main
+from raytransfer.data.manifest import read_manifest
+from raytransfer.data.shards import prepare
+from raytransfer.data.verify import verify
+from raytransfer.errors import UserError
+
+PHOTOGRAPH = corpus.encoded(np.full((20, 20, 3), 99, np.uint8), "JPEG")
+
+
+def tree(folder, classes=("a", "b")):
+    for split in ("train", "val"):
+        for name in classes:
+            corpus.write(folder / split / name / f"{split}{name}.jpg", PHOTOGRAPH)
+    return folder
+
+
+def sound(shards):
+    said = []
+    verify(shards, lambda problem: said.append(str(problem)))
+    return said == []
+
+
+def test_names_that_are_not_utf8_are_no_trouble(tmp_path):
+    source = tree(tmp_path / "source", ("a", os.fsdecode(b"\xff\xfe")))
+    corpus.write(source / os.fsdecode(b"stray\xff"), b"nothing")
+    manifest = prepare(source, tmp_path / "shards", size=16)
+    assert manifest.classes == ("a", "\\xff\\xfe")
+    assert manifest.train_counts == (1, 1)
+    assert sound(tmp_path / "shards")
+    for place in (tmp_path / os.fsdecode(b"src\xff"), source):
+        with pytest.raises(UserError, match="is not UTF-8: give it another"):
+            prepare(place, tmp_path / os.fsdecode(b"dst\xff"))
+
+
+def test_a_validation_image_whose_name_is_not_utf8_is_told(tmp_path):
+    source = tree(tmp_path / "source")
+    shutil.rmtree(source / "val")
+    corpus.write(source / "val" / "1.jpg", PHOTOGRAPH)
+    corpus.write(source / "val" / os.fsdecode(b"2\xff.jpg"), PHOTOGRAPH)
+    (source / "val.txt").write_text("1.jpg a\n")
+    with pytest.raises(UserError, match=r"val\.txt in .* does not say the class of"):
+        prepare(source, tmp_path / "shards", size=16)
+
+
+@pytest.mark.parametrize("size", [0, 4097, 10**6])
+def test_a_size_beyond_reason_is_refused(size, tmp_path):
+    with pytest.raises(UserError, match=rf"--size is 1 to 4,096 pixels, not {size}"):
+        prepare(tree(tmp_path / "source"), tmp_path / "shards", size=size)
+
+
+def test_idx_images_of_no_pixels_are_refused(tmp_path):
+    for stem in ("train", "t10k"):
+        images = corpus.idx_file(np.zeros((4, 0, 0), np.uint8))
+        corpus.write(tmp_path / f"{stem}-images-idx3-ubyte", images)
+        corpus.write(tmp_path / f"{stem}-labels-idx1-ubyte", corpus.idx_file(np.zeros(4, np.uint8)))
+    with pytest.raises(UserError, match="hold no images, or some of no pixels"):
+        prepare(tmp_path, tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"channels": "3"}, "channels is '3', not 1 or 3"),
+        ({"height": [16]}, "height and width are"),
+        ({"classes": []}, "classes are no list of names"),
+        ({"duplicates": -1}, "duplicates is -1, not a number"),
+        ("[" * 100_000, "cannot be read as a manifest"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_damaged_manifest_is_told_by_every_command(change, reason, tmp_path, capsys):
+    shards = tmp_path / "shards"
+    prepare(tree(tmp_path / "source"), shards, size=16)
+    path = shards / "manifest.json"
+    if isinstance(change, dict):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    else:
+        path.unlink()
+        path.write_text(change) if change else path.mkdir()
+    with pytest.raises(UserError, match=reason.replace("[", r"\[")):
+        read_manifest(shards)
+    capsys.readouterr()
+    for command in (["show"], ["plan", "demo", "--data"], ["verify"]):
+        assert main([*command, str(shards)]) in (1, 2)
+        said = capsys.readouterr()
+        assert reason in said.out + said.err or path.is_dir()
+
+
+def test_a_store_that_is_not_there_is_told(capsys):
+    place = "s3://key:word@bucket/x?scheme=http&endpoint_override=127.0.0.1%3A9&region=here"
+    assert main(["verify", place]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "look whether it can be reached" in said
+    assert "word" not in said
+
+
+def test_samples_of_one_name_are_taken_once(tmp_path):
+    for split in ("train", "val"):
+        members = [
+            member
+            for key, label in (("0", 0), ("0", 0), ("1", 1), ("0", 1))
+            for member in corpus.sample(key, PHOTOGRAPH, label)
+        ]
+        corpus.write(tmp_path / "source" / f"{split}-0.tar", corpus.tar_of(members))
+    manifest = prepare(tmp_path / "source", tmp_path / "shards", size=16, max_bad=0.5)
+    assert manifest.train_counts == (1, 1)
+    lines = (tmp_path / "shards" / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in lines] == [
+        "a sample of this name came before"
+    ] * 4
+    assert sound(tmp_path / "shards")
+
+
+def test_a_tar_that_names_both_splits_is_refused(tmp_path):
+    tar = corpus.tar_of(corpus.sample("0", PHOTOGRAPH, 0))
+    corpus.write(tmp_path / "source" / "train-val-0.tar", tar)
+    with pytest.raises(UserError, match=r"train-val-0\.tar in .* names both splits: move it"):
+        prepare(tmp_path / "source", tmp_path / "shards")
+
+
+def test_a_column_of_any_numbers_is_not_taken_for_labels(tmp_path):
+    for split in ("train", "validation"):
+        table = pa.table({"image": [PHOTOGRAPH], "year": [1999]})
+        (tmp_path / "source").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "source" / f"{split}-0.parquet")
+    with pytest.raises(UserError, match=r"columns image, year: .* called label or labels or"):
+        prepare(tmp_path / "source", tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"1.jpg a\r\n2.jpg b\r\n", None),
+        ("\ufeff1.jpg a\r\n2.jpg b\r\n".encode(), None),
+        ("1.jpg a\n2.jpg b\n".encode("utf-16"), None),
+        (b"1.jpg a\n2.jpg b\n1.jpg b\n", r"list\.txt in .* says two classes of 1: correct"),
+        (b"1.jpg a\n2.jpg c\n", r"says their classes \(val/list\.txt do not\)"),
+    ],
+)
+def test_a_list_of_validation_classes_is_read_as_it_is_written(content, reason, tmp_path):
+    source = tree(tmp_path / "source")
+    shutil.rmtree(source / "val")
+    for name in ("1.jpg", "2.jpg"):
+        corpus.write(source / "val" / name, PHOTOGRAPH)
+    corpus.write(source / "val" / "list.txt", content)
+    if reason is not None:
+        with pytest.raises(UserError, match=reason):
+            prepare(source, tmp_path / "shards", size=16)
+        return
+    manifest = prepare(source, tmp_path / "shards", size=16, max_bad=0.5)
+    assert manifest.val_counts == (1, 1)
+
+
+def test_sigterm_in_prepare_is_told_and_the_same_command_goes_on(tmp_path):
+    source, out = tree(tmp_path / "source"), tmp_path / "out"
+    for i in range(4000):
+        os.link(source / "train" / "a" / "traina.jpg", source / "train" / "a" / f"{i}.jpg")
+    command = [sys.executable, "-m", "raytransfer", "prepare", str(source), str(out)]
+    command += ["--workers", "1", "--size", "512"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.rglob("*.npz")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM; the same command goes on." in running.communicate(timeout=60)[1]
+    assert running.returncode == 75
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert sound(out)
