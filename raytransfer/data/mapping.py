@@ -71,7 +71,7 @@ def over_ray(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator
             "give it more memory, or fewer --workers."
         ) from None
     except RayTaskError:
-        raise  # ours
+        raise  # a fault in the function
     except RayError as error:
         raise StoppedError(f"Ray was lost ({str(error).partition('.')[0]})") from None
 
