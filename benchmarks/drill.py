@@ -66,8 +66,7 @@ def main() -> None:
 def drill(study: Path, host: int | None) -> tuple[float, float]:
     """Seconds of the longest pause, and from the loss (or the study's middle) to the end."""
     with Hosts(4) as hosts:
-        for each, offer in OFFERS.items():
-            hosts.start_ray(each, *offer)
+        start(hosts)
         watched = Watched(StudyFolder(study))
         job = submit(hosts, study)
         while not watched.is_in_the_middle:
@@ -80,14 +79,18 @@ def drill(study: Path, host: int | None) -> tuple[float, float]:
             for each in (TRAINS, DECODES):
                 hosts.lose(each)  # their Ray ends without a head
             job.communicate(timeout=SECONDS)
-            for each, offer in OFFERS.items():
-                hosts.start_ray(each, *offer)
+            start(hosts)
             job = submit(hosts, study)
         elif host is not None:
             hosts.start_ray(SPARE, *OFFERS[host])
         said, _ = job.communicate(timeout=SECONDS)
         assert job.returncode == 0, said
         return watched.longest_pause(), time.monotonic() - lost
+
+
+def start(hosts: Hosts) -> None:
+    for host, offer in OFFERS.items():
+        hosts.start_ray(host, *offer)
 
 
 def submit(hosts: Hosts, study: Path) -> "subprocess.Popen[str]":

@@ -361,7 +361,7 @@ def mosaic_batch(samples: list[dict[str, Any]]) -> torch.Tensor:
 def flatness(work: Path, counts: list[int], seconds: float) -> None:
     first: tuple[float, float] | None = None
     for count in counts:
-        # A process for each, as Ray ends a process whose second session finds threads of the first.
+        # A process for each: the memory and threads of one are none of the next's.
         with ProcessPoolExecutor(1, SPAWNED) as process:
             prepared, streamed = process.submit(small_images, work, count, seconds).result()
         first = first or (prepared, streamed)

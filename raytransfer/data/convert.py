@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,13 +105,19 @@ def decode(
             # What this strict decoder refuses, Pillow may know: CMYK, or junk between segments.
             if isinstance(error, _TooLargeError):
                 raise
-    # What Pillow warns of, such as EXIF data that it cannot read, harms no pixel.
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as opened:
+    with _opened(encoded) as opened:
         _check_size(*opened.size)
         turn = opened.getexif().get(_ORIENTATION, 1) if upright else 1
         pixels = of_pillow(opened, channels)
     pixels = _turned(pixels, turn)
     return pixels, (pixels.shape[1], pixels.shape[0])
+
+
+@contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """By Pillow, quietly: what it warns of, such as EXIF that it cannot read, harms no pixel."""
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as image:
+        yield image
 
 
 class _TooLargeError(ValueError):
@@ -126,7 +134,7 @@ def _orientation(jpeg: bytes) -> int:
     if not _has_exif(jpeg):
         return 1
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(jpeg)) as opened:
+        with _opened(jpeg) as opened:
             return int(opened.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing, and the pixels are fine
         return 1

@@ -115,7 +115,7 @@ def _problems(
                 f"not the {told[label]} that the manifest tells",
             )
         yield from _repeated(keys)
-    yield from _check_labels(manifest, np.concatenate(labels), found)
+    yield from _check_labels(manifest, np.concatenate(labels), total, found)
     yield from _check_means(manifest, found)
     yield from _check_quarantine(manifest)
 
@@ -157,13 +157,12 @@ def _check_means(manifest: Manifest, found: Verified) -> Iterator[Problem]:
 
 
 def _check_labels(
-    manifest: Manifest, labels: NDArray[np.int64], found: Verified
+    manifest: Manifest, labels: NDArray[np.int64], rows: int, found: Verified
 ) -> Iterator[Problem]:
-    """Whether the labels beside the shards are `labels`, those in them."""
+    """Whether the labels beside the shards are `labels`, those that could be read of `rows`."""
     stored = yield from _array(manifest, manifest.labels, found)
     if stored is None:
         return
-    rows = sum(file.rows for split in SPLITS for file in manifest.files(split))
     if stored.dtype != np.int32 or stored.shape != (rows,):
         shape = "x".join(map(str, stored.shape))
         what = f"holds {stored.dtype} {shape}, not an int32 label of each of the {rows} images"
