@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,9 @@ from pyarrow import fs
 from raytransfer.errors import StoreError, UserError
 
 PART = ".part"
-"""Ending of files that are being written, or whose writer was killed."""
+"""Ending of files that are being written, or whose writer was killed, after its process's id."""
+
+_PARTIAL = re.compile(r".*\.\d+" + re.escape(PART), re.DOTALL)
 
 READERS = 16
 """Files that are read at a time: an object store takes long to answer, but answers many."""
@@ -158,7 +161,17 @@ class Folder:
         return [name for name, _ in self.entries(folder)]
 
     def entries(self, folder: str = "") -> list[tuple[str, fs.FileInfo]]:
-        """Name and information of the entries of a folder, sorted; none where there is none."""
+        """Name and information of the entries of a folder, sorted, without files that are being
+        written; none where there is no such folder."""
+        return [entry for entry in self._listed(folder) if not _PARTIAL.fullmatch(entry[0])]
+
+    def sweep(self, folder: str = "") -> None:
+        """Delete what killed processes were writing in a folder. Only for its one writer."""
+        for name, _ in self._listed(folder):
+            if _PARTIAL.fullmatch(name):
+                self.delete(f"{folder}/{name}".lstrip("/"))
+
+    def _listed(self, folder: str) -> list[tuple[str, fs.FileInfo]]:
         selector = fs.FileSelector(f"{self.path}/{folder}", allow_not_found=True)
         infos = []
         for last in (False, False, False, False, True):

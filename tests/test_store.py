@@ -8,6 +8,7 @@ import pytest
 from raytransfer.errors import UserError
 from raytransfer.results.lease import Lease
 from raytransfer.results.store import StudyFolder, read_study
+from raytransfer.schedule.identity import refuse_foreign
 from raytransfer.study.treatment import Treatment
 
 BASE, COPY = Treatment("random:0", "B"), Treatment("random:0", "B", "B", 3)
@@ -50,6 +51,27 @@ def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         folder.write("file", b"new")
     assert folder.read("file") == b"old"
+
+
+def test_what_is_being_written_is_not_there_yet_and_what_was_is_swept(tmp_path):
+    folder = StudyFolder(tmp_path)
+    with folder.writing("trials/one/lane0.json") as stream:
+        stream.write(b'{"net')
+        stream.flush()
+        assert files_of(tmp_path) == [f"trials/one/lane0.json.{os.getpid()}.part"]
+        assert folder.names("trials/one") == folder.progress() == []
+    (tmp_path / "trials/one/lane0.json.17.part").write_text('{"net')
+    (tmp_path / "trials/one/theirs.part").write_text("kept")
+    folder.sweep("trials/one")
+    assert files_of(tmp_path) == ["trials/one/lane0.json", "trials/one/theirs.part"]
+
+
+def test_a_driver_killed_as_it_wrote_its_first_file_may_begin_again(tmp_path):
+    (tmp_path / "study.json.17.part").write_text('{"treat')
+    refuse_foreign(StudyFolder(tmp_path))
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="is not empty and holds no study"):
+        refuse_foreign(StudyFolder(tmp_path))
 
 
 def test_a_folder_opened_is_not_made(tmp_path):

@@ -31,7 +31,7 @@ from raytransfer.data.runs import RUNS, Done, Run, RunJob, read_run, write_run
 from raytransfer.data.sources.find import Layout, find_source
 from raytransfer.data.sources.source import Source, first_of_each
 from raytransfer.errors import UserError
-from raytransfer.folder import PART, Folder
+from raytransfer.folder import Folder
 
 MOST_SIZE = 4096
 """Pixels a side that images are made into at most: 50 MB each, which processes still hold."""
@@ -143,16 +143,9 @@ def _claim(folder: Folder, settings: dict[str, Any]) -> Manifest | None:
         raise UserError(f"{folder} is not empty and holds no shards: choose an empty folder.")
     else:
         folder.write_json(UNFINISHED, settings)
-    _sweep(folder)
-    _sweep(folder, f"{RUNS}/")
+    folder.sweep()
+    folder.sweep(RUNS)
     return None
-
-
-def _sweep(folder: Folder, place: str = "") -> None:
-    """Delete what killed processes were writing."""
-    for name in folder.names(place):
-        if name.endswith(PART):
-            folder.delete(place + name)
 
 
 def _same(folder: Folder, state: str, there: Any, asked: dict[str, Any]) -> None:
@@ -298,7 +291,7 @@ def _finish(
         },
     )
     text = manifest.to_json()
-    _sweep(folder)
+    folder.sweep()
     folder.write(MANIFEST, text.encode())
     folder.delete(RUNS)
     folder.delete(UNFINISHED)
