@@ -14,12 +14,13 @@ import pytest
 
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
-from raytransfer.results.lease import (
+from raytransfer.lease import (
     HEARTBEAT_SECONDS,
     LEASE_SECONDS,
     Lease,
     LeaseLostError,
     held,
+    kept,
 )
 
 
@@ -42,6 +43,13 @@ def claim(folder, number=3, **fields):
         **fields,
     }
     folder.write_json(f"attempts/{number:06d}-abcd.json", content)
+
+
+def until(true):
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_second_writer_is_told_who_holds_the_study_and_since_when(folder):
@@ -71,7 +79,7 @@ def test_a_writer_of_another_machine_is_left_alone_once_it_says_again_that_it_li
 
 def test_a_writer_of_another_machine_that_falls_silent_is_waited_for(folder, monkeypatch):
     """As when a cluster's head is lost, and the next one goes on at once."""
-    monkeypatch.setattr("raytransfer.results.lease.LEASE_SECONDS", 3.0)
+    monkeypatch.setattr("raytransfer.lease.LEASE_SECONDS", 3.0)
     claim(folder, host="elsewhere", pid=1, heartbeat=time.time())
     started = time.monotonic()
     assert Lease.acquire(folder).attempt == 4
@@ -99,6 +107,25 @@ def test_a_released_study_is_free_and_its_number_stays_taken(folder):
     assert Lease.acquire(folder).attempt == 2
 
 
+def test_a_kept_lease_is_renewed_and_leaves_no_trace(folder, monkeypatch):
+    monkeypatch.setattr("raytransfer.lease.HEARTBEAT_SECONDS", 0.05)
+    claim(folder, heartbeat=0.0)
+    with kept(folder) as lease:
+        first = claims(folder)[lease.name]["heartbeat"]
+        until(lambda: claims(folder)[lease.name]["heartbeat"] > first)
+        with pytest.raises(UserError, match=rf"The folder .* is being written by .* {os.getpid()}"):
+            Lease.acquire(folder)
+    assert folder.names() == []
+
+
+def test_a_kept_lease_that_was_lost_ends_the_block_and_leaves_the_other_alone(folder):
+    told = pytest.raises(UserError, match="Stopped: another process has taken over the folder")
+    with told, kept(folder) as lease:
+        claim(folder, number=7)
+        lease.check()
+    assert "000007-abcd.json" in claims(folder)
+
+
 def test_a_heartbeat_keeps_the_lease(folder):
     lease = Lease.acquire(folder)
     old = claims(folder)[lease.name]
@@ -116,7 +143,7 @@ def test_who_was_taken_for_dead_may_not_write(folder, monkeypatch):
         later.setattr(time, "time", lambda: float(2**31))
         taken = Lease.acquire(other)
     for write in (paused.beat, paused.check, paused.stop):
-        with pytest.raises(LeaseLostError, match="another driver has taken over the study"):
+        with pytest.raises(LeaseLostError, match="another process has taken over the folder"):
             write()
     taken.beat()
     assert list(claims(folder)) == [taken.name]
@@ -145,7 +172,7 @@ def test_the_writer_tells_all_processes_to_stop(folder):
 
 def test_of_many_at_once_never_two_hold_a_study(tmp_path, monkeypatch):
     """Every interleaving of a few threads that look and write as slowly as a store does."""
-    monkeypatch.setattr("raytransfer.results.lease.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("raytransfer.lease.time.sleep", lambda seconds: None)
     for round in range(20):
         root, got = tmp_path / str(round), []
 
@@ -173,7 +200,7 @@ def test_a_claim_that_makes_no_sense_is_nobodys(folder, content):
 HOLDER = """
 import sys, time
 from raytransfer.folder import Folder
-from raytransfer.results.lease import Lease, LeaseLostError
+from raytransfer.lease import Lease, LeaseLostError
 lease = Lease.acquire(Folder(sys.argv[1]))
 print("held", flush=True)
 try:
@@ -191,7 +218,7 @@ def test_a_paused_process_that_wakes_after_a_takeover_lets_go(tmp_path, monkeypa
     )
     assert child.stdout.readline() == "held\n"
     child.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr("raytransfer.results.lease.LEASE_SECONDS", 0.5)
+    monkeypatch.setattr("raytransfer.lease.LEASE_SECONDS", 0.5)
     time.sleep(0.6)
     lease = Lease.acquire(Folder(tmp_path))
     child.send_signal(signal.SIGCONT)

@@ -14,7 +14,7 @@ from raytransfer.data.shards import prepare
 from raytransfer.data.verify import verify
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
-from raytransfer.results.lease import Lease, LeaseLostError
+from raytransfer.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 
 
@@ -62,10 +62,10 @@ def test_one_writer_at_a_time_in_a_store_too(store, monkeypatch):
     with pytest.raises(UserError, match=r"s3://bucket/leased is being written by process"):
         Lease.acquire(Folder(store("leased")))
     lease.beat()
-    monkeypatch.setattr("raytransfer.results.lease.LEASE_SECONDS", -1.0)
+    monkeypatch.setattr("raytransfer.lease.LEASE_SECONDS", -1.0)
     taken = Lease.acquire(Folder(store("leased")))
     assert (lease.attempt, taken.attempt) == (1, 2)
-    with pytest.raises(LeaseLostError, match="another driver"):
+    with pytest.raises(LeaseLostError, match="another process"):
         lease.beat()
     taken.beat()
 

@@ -58,6 +58,33 @@ def test_a_validation_image_whose_name_is_not_utf8_is_told(tmp_path):
         prepare(source, tmp_path / "shards", size=16)
 
 
+def test_what_is_passed_over_is_told(tmp_path, capsys):
+    source = tree(tmp_path / "source")
+    for name in ("train/.DS_Store", "train/a/._traina.jpg", "train/.cache/a.jpg", "train/a/.x/1"):
+        corpus.write(source / name, b"hidden")
+    corpus.write(source / "val" / "stray.jpg", PHOTOGRAPH)
+    assert main(["prepare", str(source), str(tmp_path / "shards"), "--size", "16"]) == 0
+    said = capsys.readouterr().err
+    passed = "Hidden or in no class's folder, and passed over: 5 (train/.DS_Store, train/.cache, "
+    assert passed in said
+    assert read_manifest(tmp_path / "shards").train_counts == (1, 1)
+    assert "passed over" not in said.replace(passed, "")
+
+
+def test_which_of_two_lists_was_read_is_told(tmp_path, capsys):
+    source = tree(tmp_path / "source")
+    shutil.rmtree(source / "val")
+    corpus.write(source / "val" / "1.jpg", PHOTOGRAPH)
+    corpus.write(source / "val" / ".DS_Store", b"hidden")
+    (source / "val" / "near.txt").write_text("1.jpg a\n")
+    (source / "far.txt").write_text("1.jpg b\n")
+    assert main(["prepare", str(source), str(tmp_path / "shards"), "--size", "16"]) == 0
+    said = capsys.readouterr().err
+    assert "\nval/near.txt says the classes of the validation images.\n" in said
+    assert "passed over: 1 (val/.DS_Store).\n" in said
+    assert read_manifest(tmp_path / "shards").val_counts == (1, 0)
+
+
 @pytest.mark.parametrize("size", [0, 4097, 10**6])
 def test_a_size_beyond_reason_is_refused(size, tmp_path):
     with pytest.raises(UserError, match=rf"--size is 1 to 4,096 pixels, not {size}"):

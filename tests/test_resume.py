@@ -19,7 +19,7 @@ from raytransfer.data.manifest import demo_shards, read_manifest
 from raytransfer.data.reader import read_locally
 from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
-from raytransfer.results.lease import Lease, LeaseLostError
+from raytransfer.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule import attempts
 from raytransfer.schedule.attempts import StudyJob, run_to_its_end, trial_job
@@ -371,7 +371,7 @@ def test_a_trial_of_a_study_taken_over_ends(folder, monkeypatch):
         Lease.acquire(StudyFolder(folder.root))
         raise RuntimeError("lost")
 
-    assert "another driver has taken over" in tried(folder, monkeypatch, fit)
+    assert "another process has taken over" in tried(folder, monkeypatch, fit)
 
 
 @pytest.mark.parametrize(

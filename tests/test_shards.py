@@ -196,6 +196,18 @@ def test_preparing_again_changes_nothing(idx, tmp_path):
         prepare(idx, tmp_path / "out", seed=1)
 
 
+def test_a_second_prepare_into_one_folder_is_told_of_the_first(idx, tmp_path):
+    out = tmp_path / "out"
+
+    def meanwhile(*_):
+        with pytest.raises(UserError, match=rf"out is being written by process {os.getpid()} on"):
+            prepare(idx, out)
+
+    manifest = prepare(idx, out, progress=meanwhile)
+    assert manifest.digest == prepare(idx, tmp_path / "there").digest
+    assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "there"))
+
+
 @pytest.mark.parametrize("at", [("converting", 100), ("converting", 330), ("writing", 1)])
 def test_an_interrupted_prepare_goes_on_to_the_same_bytes(idx, tmp_path, monkeypatch, at):
     monkeypatch.setattr(idx_module, "PART", 60)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from raytransfer.errors import UserError
-from raytransfer.results.lease import Lease
+from raytransfer.lease import Lease
 from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.schedule.identity import refuse_foreign
 from raytransfer.study.treatment import Treatment

@@ -85,6 +85,8 @@ def prepare(
         train, val = found.count("train"), found.count("val")
         counts = f"about {train:,} training and {val:,} validation images"
         print(f"{Folder(source)}: {found.layout}, {classes}{counts}.", file=sys.stderr)
+        for note in found.notes:
+            print(note, file=sys.stderr)
 
     start = time.perf_counter()
     with _image_bar() as progress, ExitStack() as until_the_end:

@@ -32,6 +32,7 @@ from raytransfer.data.sources.find import Layout, find_source
 from raytransfer.data.sources.source import Source, first_of_each
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
+from raytransfer.lease import ATTEMPTS, kept
 
 MOST_SIZE = 4096
 """Pixels a side that images are made into at most: 50 MB each, which processes still hold."""
@@ -96,15 +97,20 @@ def prepare(
         "source": found.digest,
     }
     folder = Folder(dest)
-    if (finished := _claim(folder, settings)) is not None:
+    if (finished := _finished(folder, settings)) is not None:
         return finished
     say = progress or (lambda doing, done, of: None)
-    runs = _convert(folder, found, form, seed, max_bad, mapper, say)
-    if not any(len(run.order) for run in runs["train"]):
-        raise UserError(f"No training image in {source} can be read.")
-    classes = found.classes or _numbered(runs)
-    files, labels = _write_shards(folder, runs, classes, mapper, say)
-    return _finish(folder, found, classes, runs, files, labels, settings, licence)
+    with kept(folder) as lease:
+        if (finished := _finished(folder, settings)) is not None:
+            return finished  # by another process, meanwhile
+        _begin(folder, settings)
+        runs = _convert(folder, found, form, seed, max_bad, mapper, say)
+        if not any(len(run.order) for run in runs["train"]):
+            raise UserError(f"No training image in {source} can be read.")
+        classes = found.classes or _numbered(runs)
+        files, labels = _write_shards(folder, runs, classes, mapper, say)
+        lease.check()
+        return _finish(folder, found, classes, runs, files, labels, settings, licence)
 
 
 def _check(
@@ -127,8 +133,11 @@ def _check(
             raise UserError(f"Images of each class are 1 or more, not {each}.")
 
 
-def _claim(folder: Folder, settings: dict[str, Any]) -> Manifest | None:
-    """The manifest of `folder` where it is finished with these settings; else makes it ready."""
+def _finished(folder: Folder, settings: dict[str, Any]) -> Manifest | None:
+    """The manifest of `folder` where it is finished with these settings.
+
+    Raises UserError where it holds anything but the beginning of such shards.
+    """
     info = folder.files.get_file_info(folder.path)
     if info.is_file:
         raise UserError(f"{folder} is a file: name a folder for the shards.")
@@ -139,13 +148,16 @@ def _claim(folder: Folder, settings: dict[str, Any]) -> Manifest | None:
         return manifest
     if UNFINISHED in names:
         _same(folder, "unfinished", folder.read_json(UNFINISHED), settings)
-    elif names:
+    elif set(names) - {ATTEMPTS}:
         raise UserError(f"{folder} is not empty and holds no shards: choose an empty folder.")
-    else:
-        folder.write_json(UNFINISHED, settings)
+    return None
+
+
+def _begin(folder: Folder, settings: dict[str, Any]) -> None:
+    """Make the folder ready, or a killed process's ready again."""
+    folder.write_json(UNFINISHED, settings)
     folder.sweep()
     folder.sweep(RUNS)
-    return None
 
 
 def _same(folder: Folder, state: str, there: Any, asked: dict[str, Any]) -> None:

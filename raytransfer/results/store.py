@@ -1,7 +1,7 @@
 """A study on disk: a local folder, NFS or an object store, written file by whole file.
 
 study.json                          what the study is: space, recipe, splits, data, versions
-attempts/                           who is writing now; see results.lease
+attempts/                           who is writing now; see lease
 networks/<treatment id>/rows.jsonl  a line for every validation
 networks/<treatment id>/weights.safetensors
 networks/<treatment id>/done.json   the final row; its presence means that the network is over
@@ -20,7 +20,7 @@ from typing import Any
 
 from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
-from raytransfer.results.lease import held
+from raytransfer.lease import held
 from raytransfer.results.sound import MOST_BYTES, end_of, lines_of, study_of
 from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment

@@ -10,7 +10,7 @@ from typing import Any
 
 from raytransfer.data.decoding import IN_TRAINING, Decoding
 from raytransfer.data.plan import plan_stream
-from raytransfer.results.lease import Lease, LeaseLostError
+from raytransfer.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule.cluster import Layout
 from raytransfer.schedule.meanwhile import Unchanged, meanwhile

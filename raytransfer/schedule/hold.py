@@ -10,7 +10,7 @@ from typing import Any
 
 from raytransfer.errors import StoppedError, StoreError, UserError
 from raytransfer.folder import Folder
-from raytransfer.results.lease import HEARTBEAT_SECONDS, Lease, LeaseLostError
+from raytransfer.lease import HEARTBEAT_SECONDS, Lease, LeaseLostError
 
 GRACE_SECONDS = 25.0
 """After a SIGTERM, for checkpoints to be written; clusters commonly give 30."""

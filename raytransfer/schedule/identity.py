@@ -14,7 +14,7 @@ from typing import Any
 from raytransfer import __version__
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
-from raytransfer.results.lease import ATTEMPTS
+from raytransfer.lease import ATTEMPTS
 from raytransfer.schedule.prepared import Prepared
 
 STUDY = "study.json"

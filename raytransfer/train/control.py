@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from raytransfer.errors import UserError
-from raytransfer.results.lease import Lease, LeaseLostError
+from raytransfer.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.study.treatment import Treatment
 from raytransfer.train.patience import patiently

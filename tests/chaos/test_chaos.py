@@ -17,7 +17,7 @@ from pyarrow import fs
 from raytransfer.cli import main
 from raytransfer.data.shards import prepare
 from raytransfer.errors import UserError
-from raytransfer.results.lease import HEARTBEAT_SECONDS, Lease
+from raytransfer.lease import HEARTBEAT_SECONDS, Lease
 from raytransfer.results.store import StudyFolder, read_study
 
 SPACE = """
@@ -209,7 +209,7 @@ def test_a_paused_driver_that_wakes_after_a_takeover_stops(space, undisturbed, t
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGCONT)
     assert chaos.end(first) == 2, chaos.said
-    assert "another driver has taken over the study" in chaos.said
+    assert "another process has taken over the study" in chaos.said
     second.end(running)
     check(second, study, undisturbed)
     assert {row["state"] for row in read_study(study).networks} == {"finished"}

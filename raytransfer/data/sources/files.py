@@ -56,18 +56,26 @@ def in_parts(root: str, named: Iterable[tuple[str, int]]) -> tuple[FilesPart, ..
     )
 
 
-def subfolders(folder: Folder, name: str) -> list[str]:
-    """Names of the folders inside a folder, sorted; hidden ones left out."""
+def inside(folder: Folder, name: str) -> tuple[list[str], list[str]]:
+    """Names of the folders inside a folder, and of all else there, hidden folders too; sorted."""
     if folder.local:
         with os.scandir(f"{folder.path}/{name}") as entries:
-            found = [entry.name for entry in entries if _is_folder(entry)]
+            found = [(entry.name, _is_folder(entry)) for entry in entries]
     else:
-        found = [n for n, info in folder.entries(name) if info.type == fs.FileType.Directory]
-    return sorted(n for n in found if not n.startswith("."))
+        infos = folder.entries(name)
+        found = [(entry, info.type == fs.FileType.Directory) for entry, info in infos]
+    folders = {entry for entry, is_folder in found if is_folder and not hidden(entry)}
+    return sorted(folders), sorted(entry for entry, _ in found if entry not in folders)
+
+
+def hidden(name: str) -> bool:
+    """Whether a name, from the root on, is of something hidden."""
+    return "/." in f"/{name}"
 
 
 def files_below(folder: Folder, name: str) -> list[str]:
-    """Names, from the root on, of all files below a folder, sorted; hidden ones left out.
+    """Names, from the root on, of all files below a folder, sorted; with hidden ones, but nothing
+    that lies in a hidden folder of this machine.
 
     Links to folders are followed, but never into a folder that holds them.
     """
@@ -75,8 +83,7 @@ def files_below(folder: Folder, name: str) -> list[str]:
         selector = fs.FileSelector(f"{folder.path}/{name}", recursive=True)
         start = len(folder.path) + 1
         infos = folder.files.get_file_info(selector)
-        names = [info.path[start:] for info in infos if info.type == fs.FileType.File]
-        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith("."))
+        return sorted(info.path[start:] for info in infos if info.type == fs.FileType.File)
     here = PurePosixPath(os.path.realpath(f"{folder.path}/{name}"))
     return sorted(_walk(folder.path, name, frozenset(map(str, here.parents))))
 
@@ -87,9 +94,7 @@ def _walk(root: str, name: str, above: frozenset[str]) -> Iterator[str]:
         return
     with os.scandir(f"{root}/{name}") as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
+            if _is_folder(entry) and not hidden(entry.name):
                 yield from _walk(root, f"{name}/{entry.name}", above | {real})
             else:
                 yield f"{name}/{entry.name}"

@@ -47,6 +47,8 @@ class Source:
     """1 (grey) or 3 (RGB): what every image is made to have."""
     train: tuple[Part, ...]
     val: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences on what was chosen or passed over, for the user to see."""
 
     def parts(self, split: Split) -> tuple[Part, ...]:
         return self.train if split == "train" else self.val

@@ -57,14 +57,15 @@ def find_ilsvrc(folder: Folder) -> Source | None:
     )
     found, val_lost = _index(folder, VAL_TAR)
     places = {name: (start, size) for name, start, size in found}
-    labelled = validation_labels(folder, sorted(places), classes)
+    labelled, told_by = validation_labels(folder, sorted(places), classes)
     val: list[RangesPart] = []
     for first in range(0, len(labelled), PART_IMAGES):
         names, labels = zip(*labelled[first : first + PART_IMAGES], strict=True)
         starts, sizes = zip(*(places[name] for name in names), strict=True)
         keys = tuple(map(printable, names))
         val.append(RangesPart(folder.uri, VAL_TAR, keys, labels, starts, sizes))
-    return Source("ilsvrc", classes, 3, (*train, *train_lost), (*val, *val_lost))
+    note = f"{told_by} says the classes of the validation images."
+    return Source("ilsvrc", classes, 3, (*train, *train_lost), (*val, *val_lost), (note,))
 
 
 def find_webdataset(folder: Folder) -> Source | None:

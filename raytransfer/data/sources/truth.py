@@ -34,9 +34,9 @@ LARGEST_LIST = 64 * 2**20
 
 def validation_labels(
     folder: Folder, images: Sequence[str], classes: Sequence[str]
-) -> list[tuple[str, int]]:
-    """Each image with its label. images: file names, from the folder's root on; lists among them
-    are left out.
+) -> tuple[list[tuple[str, int]], str]:
+    """Each image with its label, and the name of the list that says so. images: file names, from
+    the folder's root on; lists among them are left out.
 
     Raises UserError where no list says the classes of all images.
     """
@@ -53,9 +53,9 @@ def validation_labels(
             lacking = next((stem for stem in stems if stem not in named), None)
             if lacking is not None:
                 raise UserError(f"{name} in {folder} does not say the class of {lacking}.")
-            return [(image, named[stem]) for image, stem in zip(images, stems, strict=True)]
-    numbers = next((t for n, t in texts.items() if PurePosixPath(n).name == NUMBERS), None)
-    if numbers is None:
+            return [(image, named[stem]) for image, stem in zip(images, stems, strict=True)], name
+    told_by = next((name for name in texts if PurePosixPath(name).name == NUMBERS), None)
+    if told_by is None:
         seen = f" ({', '.join(texts)} do not)" if texts else ""
         raise UserError(
             f"No list beside the validation images of {folder} says their classes{seen}: add "
@@ -64,7 +64,7 @@ def validation_labels(
         )
     order = _synset_order(folder, texts, meta, classes)
     try:
-        labels = [label_of[order[int(number)]] for number in numbers.split()]
+        labels = [label_of[order[int(number)]] for number in texts[told_by].split()]
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{NUMBERS} in {folder} names {error}, which is none of the {len(classes)} classes."
@@ -82,7 +82,8 @@ def validation_labels(
             f"{NUMBERS} in {folder} has {len(labels)} lines, which do not fit the {len(images)} "
             f"images such as {images[0]}."
         )
-    return [(image, labels[place]) for image, place in zip(images, places, strict=True)]
+    numbered = [(image, labels[place]) for image, place in zip(images, places, strict=True)]
+    return numbered, told_by
 
 
 def _beside(folder: Folder, image: str) -> tuple[dict[str, str], bytes | None]:

@@ -141,7 +141,7 @@ HOOKS = {
     "raytransfer.train.cohort": in_cohort,
     "raytransfer.folder": in_folder,
     "raytransfer.schedule.attempts": in_attempts,
-    "raytransfer.results.lease": in_lease,
+    "raytransfer.lease": in_lease,
 }
 
 

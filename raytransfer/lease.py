@@ -1,10 +1,10 @@
-"""The lease: one writer at a time, on any store that lists what was written.
+"""The lease of a folder: one writer at a time, on any store that lists what was written.
 
-attempts/<number>-<chance>.json   a driver's claim: who it is, and when it last said that it lives
+attempts/<number>-<chance>.json   a writer's claim: who it is, and when it last said that it lives
 
-A claim of another machine is watched: if it is renewed, its driver lives. A driver that sees no
-live claim writes its own, with a higher number than all there are, and looks again. Two that do so
-at once are both seen by at least one of them, which then withdraws: so never do two hold the study,
+A claim of another machine is watched: if it is renewed, its writer lives. One that sees no live
+claim writes its own, with a higher number than all there are, and looks again. Two that do so at
+once are both seen by at least one of them, which then withdraws: so never do two hold the folder,
 and no store need offer more than to list what was written. Whoever finds a higher number than its
 own has been taken for dead, and must not write any more.
 """
@@ -13,34 +13,36 @@ import os
 import random
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from raytransfer.errors import UserError
+from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
 
 ATTEMPTS = "attempts"
 
 HEARTBEAT_SECONDS = 5.0
-"""How often the driver of a running study says that it lives."""
+"""How often a writer says that it lives."""
 
 LEASE_SECONDS = 30.0
-"""A driver that has been silent for so long is taken for dead."""
+"""A writer that has been silent for so long is taken for dead."""
 
 LOOK_SECONDS = 1.0
 """Between looks at a claim of another machine."""
 
 TRIES = 5
-"""Times that drivers which start at the same moment try again."""
+"""Times that writers which start at the same moment try again."""
 
 
 class LeaseLostError(Exception):
-    """Another driver has taken the study over."""
+    """Another writer has taken the folder over."""
 
 
 class Lease:
-    """A claim on a study; `name` is that of its file, by which other processes know it, too."""
+    """A claim on a folder; `name` is that of its file, by which other processes know it, too."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
@@ -53,7 +55,7 @@ class Lease:
 
     @classmethod
     def acquire(cls, folder: Folder) -> "Lease":
-        """Become the study's writer. Raises UserError, naming the holder, if there is one."""
+        """Become the folder's writer. Raises UserError, naming the holder, if there is one."""
         for _ in range(TRIES):
             claims = _watched(folder)
             _refuse(folder, claims)
@@ -82,15 +84,17 @@ class Lease:
         self._write()
 
     def stop(self) -> None:
-        """Tell all processes of the study to save what they have, and to end."""
+        """Tell all processes of the writer to save what they have, and to end."""
         self._told["stopping"] = True
         self.beat()
 
     def check(self) -> None:
-        """Raises LeaseLostError if another driver has taken the study over."""
+        """Raises LeaseLostError if another has taken the folder over."""
         names = self._folder.names(ATTEMPTS)
         if self.name not in names or max(map(_number, names)) > self.attempt:
-            raise LeaseLostError(f"another driver has taken over the study {self._folder}")
+            raise LeaseLostError(
+                f"another process has taken over the {self._folder.kind} {self._folder}"
+            )
 
     def stopping(self) -> bool:
         """Whether the writer has told all to end."""
@@ -98,7 +102,7 @@ class Lease:
         return isinstance(said, dict) and said.get("stopping") is True
 
     def release(self) -> None:
-        """Let another driver write; the number stays taken."""
+        """Let another write; the number stays taken."""
         self._told["heartbeat"] = 0.0
         self._folder.write_json(f"{ATTEMPTS}/{self.name}", self._told)
 
@@ -107,8 +111,40 @@ class Lease:
         self._folder.write_json(f"{ATTEMPTS}/{self.name}", self._told)
 
 
+@contextmanager
+def kept(folder: Folder) -> Iterator[Lease]:
+    """A lease that a thread renews while the block runs; no trace of it is left.
+
+    Raises UserError where there is another writer, and for a lease that the block finds lost.
+    """
+    lease = Lease.acquire(folder)
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            try:
+                lease.beat()
+            except LeaseLostError:
+                return
+            except (StoreError, OSError):
+                continue  # it does not answer now; the next time may be in time
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield lease
+    except LeaseLostError as error:
+        raise UserError(f"Stopped: {error}.") from None
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(StoreError, OSError, LeaseLostError):
+            lease.check()
+            folder.delete(ATTEMPTS)
+
+
 def held(folder: Folder) -> bool:
-    """Whether a driver writes to the study now."""
+    """Whether somebody writes to the folder now."""
     return any(map(_alive, _claims(folder).values()))
 
 
@@ -132,7 +168,7 @@ def _claims(folder: Folder) -> dict[str, Mapping[str, Any]]:
 
 
 def _watched(folder: Folder) -> Mapping[str, Mapping[str, Any]]:
-    """All claims, once it is clear of each live one that its driver lives: it is a process of this
+    """All claims, once it is clear of each live one that its writer lives: it is a process of this
     machine, or it said so again."""
     first = claims = _claims(folder)
     deadline = time.monotonic() + LEASE_SECONDS
@@ -149,8 +185,8 @@ def _refuse(folder: Folder, claims: Mapping[str, Mapping[str, Any]]) -> None:
     for said in claims.values():
         if _alive(said):
             raise UserError(
-                f"The study {folder} is being written by process {said['pid']} on {said['host']} "
-                f"since {said['since']}: wait for it or stop it."
+                f"The {folder.kind} {folder} is being written by process {said['pid']} on "
+                f"{said['host']} since {said['since']}: wait for it or stop it."
             )
 
 
