@@ -165,14 +165,17 @@ class EncodedImages(Dataset[Tensor]):
     """Encoded images in memory, as a plain PyTorch data set that decodes them."""
 
     def __init__(self, images: list[NDArray[np.uint8]], channels: int) -> None:
-        self.images = [torch.from_numpy(image.copy()) for image in images]
+        # One tensor, as each is handed to the loader's processes by itself.
+        self.data = torch.from_numpy(np.concatenate(images))
+        self.ends = np.cumsum([0, *map(len, images)])
         self.mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> Tensor:
-        image: Tensor = decode_image(self.images[index], self.mode)
+        encoded = self.data[self.ends[index] : self.ends[index + 1]]
+        image: Tensor = decode_image(encoded, self.mode)
         return image
 
 

@@ -126,7 +126,9 @@ def in_folder(module):
 
 
 def in_lease(module):
-    module.LEASE_SECONDS = float(os.environ.get("RAYTRANSFER_CHAOS_LEASE", module.LEASE_SECONDS))
+    if "RAYTRANSFER_CHAOS_LEASE" in os.environ:
+        module.LEASE_SECONDS = float(os.environ["RAYTRANSFER_CHAOS_LEASE"])
+        module.HEARTBEAT_SECONDS = module.LEASE_SECONDS / 3
 
 
 def in_attempts(module):
