@@ -1,7 +1,6 @@
 """The container image: rules of its files, each shown to bite, and the image built and run.
 
-The build is slow, for `pytest -m slow` alone: it needs root, 15 GB of disk, and Debian's podman,
-runc and mmdebstrap.
+The build needs root, 15 GB of disk, and Debian's podman, runc and mmdebstrap.
 """
 
 import json
@@ -285,7 +284,6 @@ def built(image) -> tuple[str, str]:
     return image, output(str(ROOT / ".ci/image"), timeout=900)
 
 
-@pytest.mark.slow
 def test_the_image_is_what_its_dockerfile_says(built, capsys):
     name, said = built
     with capsys.disabled():
@@ -304,7 +302,6 @@ def test_the_image_is_what_its_dockerfile_says(built, capsys):
     assert facts["Size"] < 8e9
 
 
-@pytest.mark.slow
 def test_everything_imports_and_nothing_is_compiled_as_it_runs(built):
     name, _ = built
     imports = "import cv2, ray.autoscaler._private.kuberay.run_autoscaler, safetensors, simplejpeg"
@@ -320,7 +317,6 @@ def test_everything_imports_and_nothing_is_compiled_as_it_runs(built):
     ]
 
 
-@pytest.mark.slow
 def test_a_head_in_it_answers_kuberays_probes_and_runs_a_study(built):
     """The demo's, with fewer steps, as a job of Ray."""
     name, _ = built

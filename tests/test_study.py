@@ -87,6 +87,7 @@ def test_the_same_command_again_trains_nothing(space, packed):
     assert after == before
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_trained_again_to_the_same_weights(space, packed):
     study, _ = packed
     before = hashes(study)
