@@ -28,16 +28,20 @@ MOST_JSON_BYTES = 256 * 2**20
 
 @contextmanager
 def written_whole(out: Path) -> Iterator[Path]:
-    """Where to write what is to be a local file, whole, once the block ends without an error.
+    """Where to write what is to be a local file, whole, once the block ends without an error. A
+    link stays one.
 
-    Raises UserError where it cannot be written.
+    Raises UserError where it cannot be written, or is something else than a file.
     """
+    named, out = out, Path(os.path.realpath(out))
+    if out.exists() and not out.is_file():
+        raise UserError(f"{named} cannot be written: it is there, and is no regular file.")
     part = out.with_name(f".{out.name}.{os.getpid()}{PART}")
     try:
         yield part
         os.replace(part, out)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{named} cannot be written: {error.strerror or error}.") from error
     finally:
         with suppress(OSError):
             part.unlink()

@@ -93,6 +93,10 @@ def test_json_that_is_deep_or_broken_is_named(study, file, content, command, cap
         {"reason": "x" * 10**6},
         {"weights_sha256": 3},
         {"../up": 1},
+        {"treatment": "random:0.A4B.s0"},
+        {"top1": 99},
+        {"top1": None},
+        {"seconds": -5},
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS)

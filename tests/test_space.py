@@ -216,10 +216,29 @@ def test_untrained_filters_come_from_a_param_space_too(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("param_space = [1, 2]", "param_space is a list, not a dictionary"),
+        ("import sys\nsys.exit(0)", r"cannot be loaded: SystemExit: 0 \(line 2\)"),
+        (
+            "def treatments():\n    x = 1\n    yield 1 / 0\n",
+            r"fails: ZeroDivisionError: division by zero \(line 3\)",
+        ),
+        ("def treatments():\n    while True:\n        yield 0\n", "more than 100,000 treatments"),
+    ],
+)
+def test_what_a_space_does_wrong_is_told_with_its_line(tmp_path, text, told):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        load_space(str(path))
+
+
 def test_a_random_search_is_refused_as_a_study_has_no_random_part():
     tune = pytest.importorskip("ray.tune")
-    for search in (tune.choice([1, 2]), tune.uniform(1, 2), [1, 2]):
-        with pytest.raises(UserError, match="n is neither a constant nor a grid_search"):
+    for search in (tune.choice([1, 2]), tune.uniform(1, 2), [1, 2], 1.5, None):
+        with pytest.raises(UserError, match=r"n is .* neither a grid_search nor a"):
             expand({"target": "B", "kind": "transfer", "n": search})
 
 

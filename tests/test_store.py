@@ -2,11 +2,13 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from raytransfer.errors import UserError
 from raytransfer.lease import Lease
+from raytransfer.report.page import write_page
 from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.schedule.identity import refuse_foreign
 from raytransfer.study.treatment import Treatment
@@ -74,6 +76,19 @@ def test_a_driver_killed_as_it_wrote_its_first_file_may_begin_again(tmp_path):
         refuse_foreign(StudyFolder(tmp_path))
 
 
+def test_a_page_goes_where_a_link_leads_and_nothing_but_a_file_is_replaced(tmp_path):
+    (tmp_path / "there.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("there.html")
+    write_page("new", tmp_path / "link.html")
+    assert (tmp_path / "there.html").read_text() == "new"
+    assert (tmp_path / "link.html").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", tmp_path, Path(), Path("/dev/null")):
+        with pytest.raises(UserError, match="is there, and is no regular file"):
+            write_page("new", other)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_folder_opened_is_not_made(tmp_path):
     folder = StudyFolder(tmp_path / "study")
     assert folder.read("study.json") is None
@@ -97,7 +112,7 @@ def test_broken_json_is_the_users_to_mend(tmp_path):
 def test_broken_rows_are_refused_by_name(tmp_path):
     folder = StudyFolder(tmp_path)
     folder.write(f"networks/{BASE.id}/rows.jsonl", b'{"step": 1}\n{"st')
-    with pytest.raises(UserError, match=r"rows\.jsonl of random:0\.baseB\.s0"):
+    with pytest.raises(UserError, match=r"random:0\.baseB\.s0/rows\.jsonl in .* remove its folder"):
         folder.rows(BASE)
 
 

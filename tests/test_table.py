@@ -28,7 +28,7 @@ ROWS = in_study_order(
             state="finished",
             top1=0.6426,
             top5=0.9,
-            train_loss=float("inf"),
+            train_loss=1e20,
             steps=450_000,
             images=115_200_000,
             seconds=1.5,
@@ -152,13 +152,36 @@ def test_a_wrong_table_is_refused_in_one_sentence(
     assert str(refused.value).startswith(str(path))
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("loss", "inf", "loss is inf, but it is never below 0 or as large as 1e"),
+        ("loss", "1e308", "loss is 1e.308, but it is never"),
+        ("moved_8", "-inf", "moved_8 is -inf, but"),
+        ("seconds", "-5", "seconds is -5, but it is never below 0"),
+        ("steps", "1e40", "steps is 1e.40, but it is never"),
+        ("top5", "99", "top5 is 99, but it is a fraction from 0 to 1; divide percentages by 100"),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused(table: Write, column, value, reason) -> None:
+    path = table(f"label,top1,{column}", f"baseB,0.5,{value}")
+    with pytest.raises(UserError, match=rf"row 1: {reason}"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_of_another_separator_is_told_so(table: Write, separator: str) -> None:
+    with pytest.raises(UserError, match="save it with commas, and with points"):
+        read_table(table(f"label{separator}top1", f"baseB{separator}0,5"))
+
+
 @pytest.mark.parametrize("name", ["table.parquet", "table.csv"])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(UserError, match="There is no file"):
         read_table(path)
     path.write_bytes(b"\xff\xfe\x00PAR1 but not really")
-    with pytest.raises(UserError, match=f"{name} cannot be read as a"):
+    with pytest.raises(UserError, match=f"{name} cannot be read as a.* table: "):
         read_table(path)
 
 

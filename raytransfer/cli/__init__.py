@@ -1,9 +1,14 @@
 """The command line: from arguments to one of the commands, and from its end to an exit status."""
 
+import errno
 import functools
+import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tyro.conf import DisallowNone
@@ -37,6 +42,9 @@ TRAINING = ("cv2", "ray", "safetensors", "simplejpeg", "torch", "torchvision")
 WITH_RECIPE = ("plan", "run", "submit")
 """Commands that take the settings of a recipe."""
 
+GOING_ON = ("demo", "prepare", "run")
+"""Commands that go on where they were stopped."""
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
     for command in (
@@ -49,11 +57,13 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. args: those of the process if None."""
     words = list(sys.argv[1:] if args is None else args)
+    _ready_streams()
     if words[:1] != ["submit"]:
         # Now, as a space may import Ray; `submit` starts no Ray, but has the token of another.
         set_environment()
     try:
-        outcome = _understand(words)()
+        with _stopped_by_sigterm(words[:1]):
+            outcome = _understand(words)()
         sys.stdout.flush()
         return outcome or 0
     except UserError as error:
@@ -81,11 +91,42 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"raytransfer: nothing more can be written: {error.strerror}.", file=sys.stderr)
+            return WRONG
         # Of pyarrow's file systems: they say what they were about.
         if error.errno is not None or not (said := " ".join(str(error).split())):
             raise
         print(f"raytransfer: {said[:300]}: look whether it can be reached.", file=sys.stderr)
         return WRONG
+
+
+def _ready_streams() -> None:
+    """Output that was closed goes nowhere, and letters that it does not have are spelt out."""
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _stopped_by_sigterm(command: Sequence[str]) -> Iterator[None]:
+    """While the block runs, SIGTERM raises StoppedError, for the commands of GOING_ON."""
+    main = threading.current_thread() is threading.main_thread()  # only there are signals handled
+    if not main or not set(command) & set(GOING_ON):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise StoppedError("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _understand(args: list[str]) -> Callable[[], int | None]:

@@ -217,6 +217,8 @@ def report(
 
         if other is not None:
             raise UserError("--watch shows one study: name one.")
+        if out is not None:
+            raise UserError("--watch writes no file: give no --out.")
         live.watch(source, statistic, port)
         return
     if other is not None:

@@ -7,7 +7,6 @@
 As in `commands`, what a command needs is imported when it runs.
 """
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ import tyro
 from tyro.conf import Positional
 
 from raytransfer.cli.tables import print_table
-from raytransfer.errors import StoppedError, UserError
+from raytransfer.errors import UserError
 
 SAY_SECONDS = 15.0
 """How often progress is said where there is no terminal to draw it on."""
@@ -90,8 +89,6 @@ def prepare(
 
     start = time.perf_counter()
     with _image_bar() as progress, ExitStack() as until_the_end:
-        before = signal.signal(signal.SIGTERM, _stop)
-        until_the_end.callback(signal.signal, signal.SIGTERM, before)
 
         @cache
         def start_ray() -> None:
@@ -136,10 +133,6 @@ def prepare(
         print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
     if manifest.duplicates:
         print(f"{manifest.duplicates} images are copies of others, and kept; duplicates.jsonl.")
-
-
-def _stop(*_: object) -> None:
-    raise StoppedError("stopped by SIGTERM")
 
 
 def verify(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raytransfer.errors import UserError
-from raytransfer.results.table import COLUMNS
+from raytransfer.results.table import COLUMNS, IDENTITY, impossible
 
 MOST_BYTES = 64 * 2**20
 """Of a file of rows or settings: a hundred times those of the longest run."""
@@ -14,6 +14,7 @@ MOST_TEXT = 2000
 """Characters of a reason or a hash."""
 
 ENDS = ("finished", "failed")
+_ANEW = "remove its folder to train it anew"
 _LINE = {"step": int, "images": int, "epoch": int}
 _MEASURED = ("learning_rate", "train_loss", "top1", "top5", "loss")
 _TYPES = {column.name: column.type for column in COLUMNS}
@@ -22,12 +23,16 @@ _TYPES = {column.name: column.type for column in COLUMNS}
 def end_of(said: Any, file: str) -> dict[str, Any]:
     """A network's final row. Raises UserError, naming the file, for anything else."""
     if not isinstance(said, dict) or said.get("state") not in ENDS:
-        raise UserError(f"{file} is no final row of a network: remove its folder to train it anew.")
+        raise UserError(f"{file} is no final row of a network: {_ANEW}.")
     for name, value in said.items():
-        if name not in _TYPES:
-            raise UserError(f"{file} has a column {name[:50]!r}, which there is not.")
+        if name not in _TYPES or name in IDENTITY:
+            raise UserError(f"{file} has a column {name[:50]!r}, which does not belong: {_ANEW}.")
         if value is not None and not _fits(value, _TYPES[name]):
-            raise UserError(f"{name} in {file} is no {_TYPES[name]}: remove its folder.")
+            raise UserError(f"{name} in {file} is no {_TYPES[name]}: {_ANEW}.")
+        if (reason := impossible(name, value)) is not None:
+            raise UserError(f"In {file} {reason}: {_ANEW}.")
+    if said["state"] == "finished" and said.get("top1") is None:
+        raise UserError(f"{file} is of a finished network, and has no top1: {_ANEW}.")
     return said
 
 

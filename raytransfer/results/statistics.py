@@ -254,7 +254,9 @@ def _own_base(row: Row) -> tuple[Any, ...]:
 def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
     targets = sorted({row["target"] for row in rows})
     scale = SCALES[statistic]
-    done = [row for row in rows if row["state"] == "finished"]
+    # Bases of a target that nothing else is trained on are no yardstick for the others.
+    compared = {row["target"] for row in rows if row["kind"] != "base"} or set(targets)
+    done = [row for row in rows if row["state"] == "finished" and row["target"] in compared]
     scores: dict[tuple[Any, ...], float] = {
         (series_of(row), row["n"], *_own_base(row)): row[statistic] for row in done
     }

@@ -45,7 +45,10 @@ class StudyFolder(Folder):
     def done(self, treatment: Treatment) -> dict[str, Any] | None:
         """The final row of a network that is over (finished or failed); None if it is not."""
         name = f"networks/{treatment.id}/done.json"
-        said = self.read_json(name)
+        try:
+            said = self.read_json(name)
+        except UserError as error:
+            raise UserError(f"{error} Remove its folder to train it anew.") from None
         return None if said is None else end_of(said, f"{name} in {self}")
 
     def write_rows(self, treatment: Treatment, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -59,7 +62,9 @@ class StudyFolder(Folder):
         try:
             lines = [json.loads(line) for line in content.splitlines()]
         except (ValueError, RecursionError):
-            raise UserError(f"rows.jsonl of {treatment.id} in {self} is not readable.") from None
+            raise UserError(
+                f"{name} in {self} is not readable: remove its folder to train it anew."
+            ) from None
         return lines_of(lines, f"{name} in {self}")
 
     def finish(self, treatment: Treatment, row: Mapping[str, Any], weights: bytes | None) -> None:

@@ -67,6 +67,12 @@ SERIES = ("base", "BnB", "BnB+", "AnB", "AnB+", "RnB")
 UNNAMED_SPLIT = "unnamed"
 """The split of every row of a table that has no split column."""
 
+MOST = {"integer": 2.0**63, "number": 1e100}
+"""No number of a network is as large; a diverged one's loss may be any that float32 has."""
+
+IDENTITY = ("treatment", "label", "split", "source", "target", "kind", "n", "finetuned", "seed")
+"""Columns that say which network it is."""
+
 _TYPES = {c.name: c.type for c in COLUMNS}
 _ARROW = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
 _FRACTIONS = ("top1", "top5", "top1_best10")
@@ -94,6 +100,17 @@ def network_row(treatment: Treatment, **values: Any) -> dict[str, Any]:
         raise TypeError(f"no such column: {', '.join(unknown)}")
     row: dict[str, Any] = dict.fromkeys(COLUMN_NAMES)
     return row | values | _identity(treatment)
+
+
+def impossible(name: str, value: Any) -> str | None:
+    """Why no network has such a value in the column `name`; None where one may."""
+    if value is None or name == "seed" or _TYPES[name] not in MOST:
+        return None
+    if name in _FRACTIONS and not 0 <= value <= 1:
+        return f"{name} is {value:g}, but it is a fraction from 0 to 1; divide percentages by 100"
+    if not 0 <= value < MOST[_TYPES[name]]:
+        return f"{name} is {value:g}, but it is never below 0 or as large as {MOST[_TYPES[name]]:g}"
+    return None
 
 
 def series_of(row: Mapping[str, Any]) -> str:
@@ -131,7 +148,11 @@ def read_table(path: str | Path) -> Results:
         header, rows = read(path)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
-    except (OSError, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path} cannot be read as a table: it is not UTF-8; save it in that encoding."
+        ) from None
+    except (OSError, pa.ArrowException, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a {path.suffix} table: {reason}") from error
     repeated = sorted({name for name in header if name in _TYPES and header.count(name) > 1})
@@ -171,9 +192,9 @@ def write_table(results: Results, path: str | Path) -> None:
 
 def _is_parquet(path: Path) -> bool:
     """Whether it is .parquet, otherwise .csv. Raises UserError for anything else."""
-    if path.suffix not in (".parquet", ".csv"):
+    if path.suffix.lower() not in (".parquet", ".csv"):
         raise UserError(f"{path} is no table of results: its name ends in .parquet or .csv.")
-    return path.suffix == ".parquet"
+    return path.suffix.lower() == ".parquet"
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -192,6 +213,11 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     if not lines:
         return [], []
     names = [name.strip() for name in lines[0]]
+    if len(names) == 1 and re.search("[;\t]", names[0]):
+        raise UserError(
+            f"{path} does not separate its columns by commas: save it with commas, and with points "
+            "in its numbers."
+        )
     for number, line in enumerate(lines[1:], start=1):
         if len(line) != len(names):
             raise UserError(
@@ -231,12 +257,9 @@ def _network(raw: dict[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {error}") from error
     row: dict[str, Any] = dict.fromkeys(COLUMN_NAMES)
     row |= given | _identity(treatment)
-    for name in _FRACTIONS:
-        if row[name] is not None and not 0 <= row[name] <= 1:
-            raise UserError(
-                f"{where}: {name} is {row[name]:g}, but it is a fraction from 0 to 1; "
-                "divide percentages by 100."
-            )
+    for name, value in row.items():
+        if (reason := impossible(name, value)) is not None:
+            raise UserError(f"{where}: {reason}.")
     if row["state"] is None:
         row["state"] = "pending" if row["top1"] is None else "finished"
     if row["state"] not in STATES:

@@ -1,13 +1,19 @@
 """Ray: one of this machine's own, or the cluster that RAY_ADDRESS names."""
 
+import fcntl
 import logging
 import os
 import secrets
+import shutil
+import signal
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from raytransfer.errors import UserError
+from raytransfer.errors import StoppedError, UserError
 
 SETTINGS = {
     # A driver under `uv run` would make every worker run uv again.
@@ -36,6 +42,13 @@ ALONE = {
 
 SHORT_FOLDER = "/tmp"
 """Ray's sockets lie in its folder, and the name of a socket has at most 107 characters."""
+
+
+PREFIX = "raytransfer-ray-"
+"""Of the names of Ray's folders; in them is nothing but Ray's, whose names begin with `session`."""
+
+NEW_SECONDS = 60.0
+"""A folder younger than this may be one that its process has yet to lock."""
 
 
 def cores() -> int:
@@ -74,25 +87,52 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             _join()
             yield
         return
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="raytransfer-",
-            dir=os.environ.get("RAY_TMPDIR", SHORT_FOLDER),
-            ignore_cleanup_errors=True,
-        ) as folder,
-        _quiet(),
-    ):
+    with own_folder() as folder, _quiet():
         import ray
+        from ray.exceptions import RaySystemError
 
-        ray.init(
-            address="local",
-            num_cpus=cpus or 2 * cores() + 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-        )
+        try:
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus or 2 * cores() + 1,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
+        except RaySystemError as error:
+            raise StoppedError(f"Ray was lost as it started ({first_line(error)})") from None
         yield
+
+
+@contextmanager
+def own_folder() -> Iterator[str]:
+    """A folder for Ray, that ends with the block. Its lock tells it from those of killed processes,
+    which are removed."""
+    place = os.environ.get("RAY_TMPDIR", SHORT_FOLDER)
+    for old in Path(place).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            ours = all(name.startswith("session") for name in os.listdir(old))
+            if ours and time.time() - old.stat().st_mtime > NEW_SECONDS:
+                with locked(old):
+                    shutil.rmtree(old, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as folder,
+        locked(folder),
+    ):
+        yield folder
+
+
+@contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """A folder's lock, which ends with its process. Raises BlockingIOError where another has it."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
 
 
 def _join() -> None:
@@ -101,13 +141,29 @@ def _join() -> None:
 
     address = os.environ["RAY_ADDRESS"]
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"RAY_ADDRESS={address} leads to no Ray cluster that lets us in ({first_line(error)}): "
             "correct or unset it; one with a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
             "too."
         ) from None
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """What a SIGTERM does is the same after the block, in which Ray makes an exit with 15 of it.
+
+    Raises StoppedError for one in the block.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise StoppedError("stopped by SIGTERM") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

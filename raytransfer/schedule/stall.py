@@ -1,10 +1,12 @@
 """A study that no longer moves at all, as its driver sees it: an end, instead of an endless wait.
 
 A trial that is stuck is noticed by its own process; this is for when that process is lost and Ray
-does not start it again, as where its last machine is gone. (When Ray's head does not answer for a
-minute, Ray itself ends the driver.)
+does not start it again, as where its last machine is gone. This machine's own Ray is lost with its
+head, too, also where a signal that was meant for this process went to all of them. (When the head
+of a cluster does not answer for a minute, Ray itself ends the driver.)
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,9 +30,19 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
 
     progress = Unchanged()
 
-    def look_at_ray() -> None:
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+
+    def alive() -> bool:
+        try:
+            # Ray would ask a head that is gone for a minute, and then end this process.
+            socket.create_connection((host, int(port)), RAY_LOOK_SECONDS).close()
+        except ConnectionRefusedError:
+            return False
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        if not any(node["Alive"] for node in nodes):
+        return any(node["Alive"] for node in nodes)
+
+    def look_at_ray() -> None:
+        if not alive():
             held.fail(StoppedError("Ray's processes on this machine were lost"))
 
     def look_at_progress() -> None:

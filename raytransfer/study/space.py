@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import itertools
 import pkgutil
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,10 @@ class Space:
     doc: str = ""
 
 
+MOST_TREATMENTS = 100_000
+"""Of a space: one that yields more would not end, or not be trained to its end."""
+
+
 def space_names() -> list[str]:
     """The spaces in tune_spaces/."""
     return sorted(module.name for module in pkgutil.iter_modules(tune_spaces.__path__))
@@ -44,13 +49,13 @@ def load_space(name: str) -> Space:
     module = _load_module(name)
     if hasattr(module, "treatments"):
         try:
-            yielded = list(module.treatments())
+            yielded = list(itertools.islice(module.treatments(), MOST_TREATMENTS + 1))
         except UserError:
             raise
-        except Exception as error:
-            raise UserError(
-                f"treatments() of space {name} fails: {type(error).__name__}: {error}"
-            ) from None
+        except (Exception, SystemExit) as error:
+            raise UserError(f"treatments() of space {name} fails: {_told(error, name)}") from None
+        if len(yielded) > MOST_TREATMENTS:
+            raise UserError(f"Space {name} yields more than {MOST_TREATMENTS:,} treatments.")
     elif hasattr(module, "param_space"):
         yielded = expand(module.param_space)
     else:
@@ -93,9 +98,17 @@ def _load_module(name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"Space {path} cannot be loaded: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"Space {path} cannot be loaded: {_told(error, name)}") from None
     return module
+
+
+def _told(error: BaseException, name: str) -> str:
+    """An error of a space's own code, and the last of its lines that led there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(name).name]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def expand(param_space: Mapping[str, Any]) -> list[Treatment]:
@@ -105,6 +118,8 @@ def expand(param_space: Mapping[str, Any]) -> list[Treatment]:
     there. Other search functions of Ray Tune draw at random and are refused: a study has no random
     part. Combinations for one base are one treatment, as n and finetuned do not bear on it.
     """
+    if not isinstance(param_space, Mapping):
+        raise UserError(f"param_space is a {type(param_space).__name__}, not a dictionary.")
     defaults = {"split": "random:0", "n": 0, "finetuned": False, "seed": 0}
     if unknown := sorted(set(param_space) - {*defaults, "target", "kind"}):
         raise UserError(f"param_space has unknown keys: {', '.join(unknown)}.")
@@ -122,7 +137,10 @@ def _axis(key: str, value: Any) -> Sequence[Any]:
         return tuple(value["grid_search"])
     if isinstance(value, str | int | bool):
         return (value,)
-    raise UserError(f"param_space's {key} is neither a constant nor a grid_search.")
+    raise UserError(
+        f"param_space's {key} is {value!r}, neither a grid_search nor a constant (a text, a whole "
+        "number, True or False)."
+    )
 
 
 def _treatment(

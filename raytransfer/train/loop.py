@@ -271,5 +271,7 @@ def _source(
     sha256: str = done["weights_sha256"]
     if parent.id in known:
         return parent.id, known[parent.id], sha256
-    what = f"The weights of {parent}, which it copies from,"
-    return parent.id, from_bytes(folder.weights(parent), sha256, what), sha256
+    what, content = f"The weights of {parent}, which it copies from,", folder.weights(parent)
+    if content is None:
+        raise UserError(f"{what} are missing: remove networks/{parent} to train it anew")
+    return parent.id, from_bytes(content, sha256, what), sha256

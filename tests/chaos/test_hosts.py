@@ -12,7 +12,7 @@ from hosts import RAY, Hosts
 from raytransfer.data.manifest import demo_shards
 from raytransfer.results.store import StudyFolder
 
-STUDY = ("--steps", "60", "--validate-every", "30", "--checkpoint-every", "10")
+STUDY = ("--steps", "40", "--validate-every", "20", "--checkpoint-every", "10")
 ALIKE = ("--data", str(demo_shards()), "--workers", "2", "--deterministic", *STUDY)
 DECODED = ("--decode", "tasks", "--decode-resource", "decode")
 
@@ -75,7 +75,7 @@ def test_a_study_on_two_hosts_goes_on_when_one_is_lost(hosts, undisturbed, tmp_p
     submit = ("ray", "job", "submit", *address, "--", *run)
     job = hosts.start(1, *submit, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = StudyFolder(study)
-    while not any(len(lane["networks"]) > 20 and lane["step"] > 20 for lane in folder.progress()):
+    while not any(len(lane["networks"]) > 20 and lane["step"] > 10 for lane in folder.progress()):
         assert job.poll() is None, job.communicate()[0]
         time.sleep(0.2)
     hosts.lose(2)
