@@ -1,6 +1,5 @@
 """Ray: one of this machine's own, or the cluster that RAY_ADDRESS names."""
 
-import fcntl
 import logging
 import os
 import secrets
@@ -79,7 +78,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
     cpus: that Ray counts where it is this machine's own; None for a study, which may need more than
     there are: tasks that decode run beside training. Raises UserError where the cluster does not
-    let us in.
+    let us in, StoppedError where a SIGTERM or the loss of Ray ends its start.
     """
     set_environment()
     if in_cluster():
@@ -127,6 +126,8 @@ def own_folder() -> Iterator[str]:
 @contextmanager
 def locked(folder: Path | str) -> Iterator[None]:
     """A folder's lock, which ends with its process. Raises BlockingIOError where another has it."""
+    import fcntl  # not on all systems on which results are read
+
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
