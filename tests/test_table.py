@@ -169,6 +169,11 @@ def test_numbers_that_no_network_has_are_refused(table: Write, column, value, re
         read_table(path)
 
 
+def test_a_split_that_is_none_is_not_blamed_on_the_label(table: Write) -> None:
+    with pytest.raises(UserError, match=r"<b>\.baseB\.s0' names no treatment"):
+        read_table(table("label,split,top1", "baseB,<b>,0.5"))
+
+
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_a_table_of_another_separator_is_told_so(table: Write, separator: str) -> None:
     with pytest.raises(UserError, match="save it with commas, and with points"):

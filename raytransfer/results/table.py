@@ -332,11 +332,15 @@ def _from_label(given: dict[str, Any]) -> Treatment | None:
     try:
         return Treatment.parse(id)
     except UserError:
-        if given.get("kind") is None:
+        if given.get("kind") is not None:
+            return None
+        try:
+            Treatment.parse(f"{UNNAMED_SPLIT}.{label}.s0")
+        except UserError:
             raise UserError(
                 f"label is {label!r}, but labels look like baseB, B3B, B3B+, A3B, A3B+ or R3B."
             ) from None
-        return None
+        raise  # the label is one; the split or the seed is not
 
 
 def _from_fields(given: dict[str, Any]) -> Treatment:

@@ -95,7 +95,9 @@ def this_machine(device: Device) -> Machine:
     """The GPUs or cores that are here. Raises UserError where a GPU is asked for and none is."""
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
-        raise UserError("--device cuda asks for a GPU, and there is none; try --device cpu.")
+        raise UserError(
+            "A GPU is asked for (--device cuda or --gpus), and there is none; try --device cpu."
+        )
     if gpus:
         return Machine("cuda", gpus, torch.cuda.mem_get_info()[1], _threads(cores(), gpus))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
