@@ -11,8 +11,15 @@ class UserError(Exception):
 class StoppedError(Exception):
     """A study ended before its time, through no mistake: the same command goes on.
 
-    The command line says why in a sentence, without its end, and exits with status 75.
+    The command line says why in a sentence, without its end, and exits with `status`.
     """
+
+    status = 75
+    """EX_TEMPFAIL of sysexits.h: try again."""
+
+    @property
+    def sentence(self) -> str:
+        return f"raytransfer: {self}; the same command goes on."
 
 
 class StoreError(UserError):

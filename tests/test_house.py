@@ -140,6 +140,8 @@ def test_no_private_names_of_others_are_used(path):
     for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.Attribute) or not re.match(r"_(?!_)", node.attr):
             continue
+        if ast.unparse(node) == "os._exit":  # for all its name, documented
+            continue
         owner = node.value
         while isinstance(owner, ast.Attribute):
             owner = owner.value

@@ -32,9 +32,9 @@ from raytransfer.schedule.session import set_environment
 from raytransfer.study.recipe import Recipe, read_recipe
 from raytransfer.study.space import load_space, space_names
 
-CLOSED, WRONG, STOPPED, INTERRUPTED = 1, 2, 75, 130
-"""Exit statuses: nobody reads the output; the command was wrong; a SIGTERM or the loss of Ray, with
-everything saved (EX_TEMPFAIL of sysexits.h: try again); Ctrl-C."""
+CLOSED, WRONG, INTERRUPTED = 1, 2, 130
+"""Exit statuses: nobody reads the output; the command was wrong; Ctrl-C. A SIGTERM or the loss of
+Ray, with everything saved, has that of StoppedError."""
 
 TRAINING = ("cv2", "ray", "safetensors", "simplejpeg", "torch", "torchvision")
 """Packages of the extra `train`."""
@@ -81,8 +81,8 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         return WRONG
     except StoppedError as error:
-        print(f"raytransfer: {error}; the same command goes on.", file=sys.stderr)
-        return STOPPED
+        print(error.sentence, file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED

@@ -28,7 +28,7 @@ from raytransfer.schedule.memory import cohort_memory, networks_that_fit
 from raytransfer.schedule.prepared import Prepared
 from raytransfer.schedule.progress import Watch, display
 from raytransfer.schedule.session import ray_session
-from raytransfer.schedule.stall import noticing_stalls
+from raytransfer.schedule.stall import ending_in_time, noticing_stalls
 from raytransfer.schedule.track import Tracker, tracking
 from raytransfer.schedule.trials import run_wave
 from raytransfer.study.plan import make_plan
@@ -181,6 +181,7 @@ def run_study(
                 watch = Watch(folder, prepared.plan, job, prepared.manifest.channels, over)
                 with (
                     display(watch, show),
+                    ending_in_time(held),
                     ray_session(),
                     held.signals(),
                     # A trial tells when it was stuck: both its time and one to be started again.

@@ -22,7 +22,8 @@ class Hold:
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self._lost: LeaseLostError | None = None
-        self._failure: Exception | None = None
+        self.failure: StoppedError | None = None
+        """What a thread has found to end the study for."""
         self._stopping = False
         self._give_up = False
         self._heard = False
@@ -35,14 +36,14 @@ class Hold:
         """Raises what the main thread should end with, if anything."""
         if self._lost is not None:
             raise UserError(f"Stopped: {self._lost}; nothing that it had written was changed.")
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self._stopping:
             raise StoppedError("stopped and saved")
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: StoppedError) -> None:
         """End the study with an error that a thread has found."""
-        self._failure = error
+        self.failure = error
         self._interrupt()
 
     @contextmanager
@@ -76,7 +77,7 @@ class Hold:
                 print(f"{error} The lease ends by itself.", file=sys.stderr)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._lost is not None or self._failure is not None or self._give_up:
+        if self._lost is not None or self.failure is not None or self._give_up:
             self.check()
         self._stopping = True
         self._wake.set()

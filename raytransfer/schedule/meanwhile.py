@@ -24,7 +24,7 @@ class Unchanged:
 
 
 @contextmanager
-def meanwhile(look: Callable[[], None], seconds: float) -> Iterator[None]:
+def meanwhile(look: Callable[[], object], seconds: float) -> Iterator[None]:
     """While the block runs, call `look` every so many seconds, in a thread of its own. A store that
     does not answer now may at the next look."""
     ended = threading.Event()

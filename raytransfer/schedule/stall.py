@@ -6,7 +6,9 @@ head, too, also where a signal that was meant for this process went to all of th
 of a cluster does not answer for a minute, Ray itself ends the driver.)
 """
 
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,8 +20,27 @@ from raytransfer.schedule.session import in_cluster
 
 RAY_LOOK_SECONDS = 3.0
 
+END_SECONDS = 20.0
+"""For Ray to let go of this process; it commonly takes ten."""
+
 LOOKS = 20
 """At a study's progress, in the time in which it must move."""
+
+
+@contextmanager
+def ending_in_time(held: Hold) -> Iterator[None]:
+    """Around all that is done with Ray: it may ask a head that is gone for a minute, where nothing
+    interrupts it, and then end this process with a status of its own. So a study that is to end for
+    a failure, and does not in time, is ended as the command line would."""
+    failing = Unchanged()
+
+    def look() -> None:
+        if failing.seconds(held.failure) > END_SECONDS and held.failure is not None:
+            print(held.failure.sentence, file=sys.stderr, flush=True)
+            os._exit(held.failure.status)
+
+    with meanwhile(look, 1.0):
+        yield
 
 
 @contextmanager
@@ -29,21 +50,23 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
     import ray
 
     progress = Unchanged()
-
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    lost = StoppedError("Ray's processes on this machine were lost")
 
-    def alive() -> bool:
+    def look_at_the_head() -> bool:
         try:
-            # Ray would ask a head that is gone for a minute, and then end this process.
             socket.create_connection((host, int(port)), RAY_LOOK_SECONDS).close()
+            return True
         except ConnectionRefusedError:
+            held.fail(lost)
             return False
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return any(node["Alive"] for node in nodes)
 
-    def look_at_ray() -> None:
-        if not alive():
-            held.fail(StoppedError("Ray's processes on this machine were lost"))
+    def look_at_the_machine() -> None:
+        # Ray asks a head that is gone for a minute, which keeps this thread, but not the other.
+        if look_at_the_head():
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            if not any(node["Alive"] for node in nodes):
+                held.fail(lost)
 
     def look_at_progress() -> None:
         if progress.seconds((folder.progress(), folder.names(EVENTS))) > seconds:
@@ -59,5 +82,8 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
             # Machines of a cluster come and go.
             yield
             return
-        with meanwhile(look_at_ray, RAY_LOOK_SECONDS):
+        with (
+            meanwhile(look_at_the_head, RAY_LOOK_SECONDS),
+            meanwhile(look_at_the_machine, RAY_LOOK_SECONDS),
+        ):
             yield
