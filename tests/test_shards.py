@@ -35,7 +35,7 @@ from raytransfer.data.reader import Images, read_locally
 from raytransfer.data.shards import prepare as prepare_sized
 from raytransfer.data.sources import idx as idx_module
 from raytransfer.data.verify import verify
-from raytransfer.errors import StoppedError, UserError
+from raytransfer.errors import UserError
 from raytransfer.schedule.session import ray_session
 
 # Kept as they are, unless a test says otherwise: most images here are small.
@@ -308,10 +308,36 @@ def test_processes_of_ray_may_be_killed_while_they_write(idx, tmp_path, monkeypa
         there = prepare(idx, out, mapper=attacked)
         with pytest.raises(UserError, match=r"lost its process 2 times.*the same command goes on"):
             list(over_ray(lambda signal: os.kill(os.getpid(), signal), [signal.SIGKILL]))
-        with pytest.raises(StoppedError, match="Ray was lost"):
-            list(over_ray(lambda signal: os.kill(os.getppid(), signal), [signal.SIGKILL]))
     assert there.digest == prepare(idx, tmp_path / "here").digest
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "here"))
+
+
+WITHOUT_RAY = """
+import os, signal
+from raytransfer.data.mapping import over_ray
+from raytransfer.errors import StoppedError
+from raytransfer.schedule.session import ray_session, set_environment
+
+set_environment()
+try:
+    with ray_session(2):
+        list(over_ray(lambda signal: os.kill(os.getppid(), signal), [signal.SIGKILL]))
+except StoppedError as error:
+    print(error.sentence)
+"""
+
+
+@pytest.mark.slow
+def test_the_loss_of_ray_is_told():
+    """In a process of its own, which Ray itself may end before anything can be said."""
+
+    def said() -> str:
+        run = subprocess.run(
+            [sys.executable, "-c", WITHOUT_RAY], capture_output=True, text=True, timeout=120
+        )
+        return run.stdout
+
+    assert any("Ray was lost" in said() for _ in range(3))
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(tree, tmp_path, monkeypatch):
