@@ -317,6 +317,7 @@ def test_everything_imports_and_nothing_is_compiled_as_it_runs(built):
     ]
 
 
+@pytest.mark.slow
 def test_a_head_in_it_answers_kuberays_probes_and_runs_a_study(built):
     """The demo's, with fewer steps, as a job of Ray."""
     name, _ = built
