@@ -87,12 +87,11 @@ def main(args: Sequence[str] | None = None) -> int:
         print("raytransfer: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on; without this, Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # nobody reads on
         return CLOSED
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             print(f"raytransfer: nothing more can be written: {error.strerror}.", file=sys.stderr)
             return WRONG
         # Of pyarrow's file systems: they say what they were about.
@@ -109,6 +108,11 @@ def _ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """What could not be written goes nowhere; without this, Python would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -14,7 +14,9 @@ MOST_TEXT = 2000
 """Characters of a reason or a hash."""
 
 ENDS = ("finished", "failed")
-_ANEW = "remove its folder to train it anew"
+ANEW = "remove its folder to train it anew"
+"""What to do about a network whose files are broken."""
+
 _LINE = {"step": int, "images": int, "epoch": int}
 _MEASURED = ("learning_rate", "train_loss", "top1", "top5", "loss")
 _TYPES = {column.name: column.type for column in COLUMNS}
@@ -23,16 +25,16 @@ _TYPES = {column.name: column.type for column in COLUMNS}
 def end_of(said: Any, file: str) -> dict[str, Any]:
     """A network's final row. Raises UserError, naming the file, for anything else."""
     if not isinstance(said, dict) or said.get("state") not in ENDS:
-        raise UserError(f"{file} is no final row of a network: {_ANEW}.")
+        raise UserError(f"{file} is no final row of a network: {ANEW}.")
     for name, value in said.items():
         if name not in _TYPES or name in IDENTITY:
-            raise UserError(f"{file} has a column {name[:50]!r}, which does not belong: {_ANEW}.")
+            raise UserError(f"{file} has a column {name[:50]!r}, which does not belong: {ANEW}.")
         if value is not None and not _fits(value, _TYPES[name]):
-            raise UserError(f"{name} in {file} is no {_TYPES[name]}: {_ANEW}.")
+            raise UserError(f"{name} in {file} is no {_TYPES[name]}: {ANEW}.")
         if (reason := impossible(name, value)) is not None:
-            raise UserError(f"In {file} {reason}: {_ANEW}.")
+            raise UserError(f"In {file} {reason}: {ANEW}.")
     if said["state"] == "finished" and said.get("top1") is None:
-        raise UserError(f"{file} is of a finished network, and has no top1: {_ANEW}.")
+        raise UserError(f"{file} is of a finished network, and has no top1: {ANEW}.")
     return said
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
 from raytransfer.lease import held
-from raytransfer.results.sound import MOST_BYTES, end_of, lines_of, study_of
+from raytransfer.results.sound import ANEW, MOST_BYTES, end_of, lines_of, study_of
 from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment
 
@@ -48,7 +48,7 @@ class StudyFolder(Folder):
         try:
             said = self.read_json(name)
         except UserError as error:
-            raise UserError(f"{error} Remove its folder to train it anew.") from None
+            raise UserError(f"{error} {ANEW.capitalize()}.") from None
         return None if said is None else end_of(said, f"{name} in {self}")
 
     def write_rows(self, treatment: Treatment, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -62,9 +62,7 @@ class StudyFolder(Folder):
         try:
             lines = [json.loads(line) for line in content.splitlines()]
         except (ValueError, RecursionError):
-            raise UserError(
-                f"{name} in {self} is not readable: remove its folder to train it anew."
-            ) from None
+            raise UserError(f"{name} in {self} is not readable: {ANEW}.") from None
         return lines_of(lines, f"{name} in {self}")
 
     def finish(self, treatment: Treatment, row: Mapping[str, Any], weights: bytes | None) -> None:

@@ -71,7 +71,7 @@ MOST = {"integer": 2.0**63, "number": 1e100}
 """No number of a network is as large; a diverged one's loss may be any that float32 has."""
 
 IDENTITY = ("treatment", "label", "split", "source", "target", "kind", "n", "finetuned", "seed")
-"""Columns that say which network it is."""
+"""Columns that say which network it is: its id, and attributes of its treatment."""
 
 _TYPES = {c.name: c.type for c in COLUMNS}
 _ARROW = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
@@ -375,14 +375,5 @@ def _from_fields(given: dict[str, Any]) -> Treatment:
 
 
 def _identity(treatment: Treatment) -> dict[str, Any]:
-    return {
-        "treatment": treatment.id,
-        "label": treatment.label,
-        "split": treatment.split,
-        "source": treatment.source,
-        "target": treatment.target,
-        "kind": treatment.kind,
-        "n": treatment.n,
-        "finetuned": treatment.finetuned,
-        "seed": treatment.seed,
-    }
+    own = {name: getattr(treatment, name) for name in IDENTITY if name != "treatment"}
+    return {"treatment": treatment.id, **own}

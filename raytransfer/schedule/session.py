@@ -42,7 +42,6 @@ ALONE = {
 SHORT_FOLDER = "/tmp"
 """Ray's sockets lie in its folder, and the name of a socket has at most 107 characters."""
 
-
 PREFIX = "raytransfer-ray-"
 """Of the names of Ray's folders; in them is nothing but Ray's, whose names begin with `session`."""
 
