@@ -14,6 +14,7 @@ from pathlib import Path
 FOLDER = Path(os.environ["RAYTRANSFER_CHAOS"])
 FAULTS = json.loads((FOLDER / "faults.json").read_text())
 AWAY_SECONDS = 5.0
+HEARD_SECONDS = 5.0
 began = time.time()
 place = 0
 
@@ -37,6 +38,9 @@ def reached(moment):
             threading.Timer(AWAY_SECONDS, os.kill, (pid_of("store"), signal.SIGCONT)).start()
             return
         os.kill(os.getpid() if own else pid_of(fault["process"]), fault["action"])
+        if fault["process"] == "driver" and fault["action"] != signal.SIGSTOP:
+            # Its end reaches this process within a second or two: the next fault comes after that.
+            time.sleep(HEARD_SECONDS)
         return
 
 
