@@ -308,6 +308,8 @@ def test_processes_of_ray_may_be_killed_while_they_write(idx, tmp_path, monkeypa
         there = prepare(idx, out, mapper=attacked)
         with pytest.raises(UserError, match=r"lost its process 2 times.*the same command goes on"):
             list(over_ray(lambda signal: os.kill(os.getpid(), signal), [signal.SIGKILL]))
+        # They give way to others no more than this process does.
+        assert list(over_ray(os.nice, [0])) == [os.nice(0)]
     assert there.digest == prepare(idx, tmp_path / "here").digest
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "here"))
 

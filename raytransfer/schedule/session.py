@@ -36,6 +36,9 @@ ALONE = {
     "NCCL_SOCKET_IFNAME": "lo",
     # Nobody takes this machine away with notice; the process that would look takes a second.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Its processes share the cores with other users' as this one does; Ray would give way to them
+    # until next to nothing is left.
+    "RAY_worker_niceness": "0",
 }
 """Settings of a Ray of this machine's own, which nobody else is to reach."""
 
