@@ -5,6 +5,7 @@ The promises of the design: 2 independence, 4 freeze, 5 isolation, 9 layout pari
 
 import gc
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,20 @@ def test_alone_or_packed_the_weights_are_bit_identical(dropout):
         alone = trained_weights([label], recipe=recipe)
         id = treatment(label).id
         assert same(alone[id], packed[id]), label
+
+
+def test_a_step_is_deterministic_on_a_gpu_too():
+    """Of what it consists of, PyTorch refuses nothing there, as its own list has it."""
+    trainer = trainer_of([member(label) for label in LABELS])
+    with torch.profiler.profile() as told:
+        trainer.step(0, *images_of(0))
+    done = {event.key.lower().removeprefix("aten::") for event in told.key_averages()}
+    assert {"convolution", "max_pool2d", "avg_pool2d", "maxpool2dwithindicesbackward0"} <= done
+    _, _, refused = torch.use_deterministic_algorithms.__doc__.partition("operations will throw")
+    names = {name.lower() for name in re.findall(r"`torch\.nn\.(\w+)` when.*CUDA", refused)}
+    names -= {"nllloss"}  # of images alone
+    assert {"avgpool3d", "adaptivemaxpool2d"} <= names
+    assert [name for name in done if name.startswith(tuple(names))] == []
 
 
 def test_other_companions_in_another_order_change_nothing():

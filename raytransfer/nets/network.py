@@ -98,9 +98,10 @@ def after_weights(layer: Layer, x: Tensor, networks: int = 1) -> Tensor:
         x = F.relu(x, inplace=True)
     if layer.normalise:
         images, channels, *sides = x.shape
-        # Caffe's k is 1 and its alpha is divided by the size, as PyTorch's is.
+        # Caffe's k is 1 and its alpha is divided by the size, as PyTorch's is. Of images with two
+        # sides, PyTorch would pool in three dimensions: no GPU does that deterministically.
         x = F.local_response_norm(
-            x.reshape(images * networks, channels // networks, *sides), 5, 1e-4, 0.75, 1.0
+            x.reshape(images * networks, channels // networks, -1), 5, 1e-4, 0.75, 1.0
         ).reshape(images, channels, *sides)
     return x
 

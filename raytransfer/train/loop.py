@@ -1,5 +1,6 @@
 """The training of a trial's cohorts, in each of its workers."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,9 @@ def train_trial(
     with a checkpoint, when the study is told to stop. Raises LeaseLostError when another driver has
     taken it over.
     """
+    if job.deterministic:
+        # cuBLAS asks for it, and reads it at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(job.deterministic)
     folder = StudyFolder(job.study)
     going_on = True
