@@ -108,9 +108,10 @@ def test_processes_of_a_trial_may_be_lost_at_any_moment(space, undisturbed, tmp_
 def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed, tmp_path):
     """The same command again, until it is done."""
     faults = [
-        kill("driver", at="write checkpoints/"),
-        terminate("driver", at="step 120"),
-        kill("gcs", at="step 260"),
+        # One lane comes to all of them: the other, beside it, would not wait.
+        kill("driver", at="step 60 of baseB"),
+        terminate("driver", at="step 120 of baseB"),
+        kill("gcs", at="step 260 of baseB"),
         kill("raylet", at="step 120 of A7B"),
     ]
     soon = {
@@ -122,8 +123,10 @@ def test_the_command_and_rays_head_may_be_lost_at_any_moment(space, undisturbed,
     assert chaos.outcomes[:3] == [-signal.SIGKILL, 75, 75], chaos.said
     # A trial may go on for a while without Ray's head, to the next fault.
     assert chaos.outcomes[3:-1] in ([], [75]), chaos.said
-    assert "stopped and saved; the same command goes on" in chaos.said
-    assert "Ray's processes on this machine were lost; the same command goes on" in chaos.said
+    assert "stopped and saved; the same command goes on" in chaos.said, chaos.said
+    assert "Ray's processes on this machine were lost; the same command goes on" in chaos.said, (
+        chaos.said
+    )
 
 
 @pytest.mark.slow

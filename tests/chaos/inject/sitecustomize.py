@@ -14,7 +14,7 @@ from pathlib import Path
 FOLDER = Path(os.environ["RAYTRANSFER_CHAOS"])
 FAULTS = json.loads((FOLDER / "faults.json").read_text())
 AWAY_SECONDS = 5.0
-HEARD_SECONDS = 5.0
+END_SECONDS = {signal.SIGTERM: 5.0, signal.SIGKILL: 60.0}
 began = time.time()
 place = 0
 
@@ -38,9 +38,9 @@ def reached(moment):
             threading.Timer(AWAY_SECONDS, os.kill, (pid_of("store"), signal.SIGCONT)).start()
             return
         os.kill(os.getpid() if own else pid_of(fault["process"]), fault["action"])
-        if fault["process"] == "driver" and fault["action"] != signal.SIGSTOP:
-            # Its end reaches this process within a second or two: the next fault comes after that.
-            time.sleep(HEARD_SECONDS)
+        # Its end reaches this process in a while: the next fault is for the driver after it.
+        if fault["process"] == "driver":
+            time.sleep(END_SECONDS.get(fault["action"], 0))
         return
 
 
