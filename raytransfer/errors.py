@@ -8,8 +8,11 @@ class UserError(Exception):
     """
 
 
-class StoppedError(Exception):
+class StoppedError(BaseException):
     """A study ended before its time, through no mistake: the same command goes on.
+
+    As KeyboardInterrupt, it is no Exception: a signal raises it anywhere, also where whatever a
+    library raises is caught.
 
     The command line says why in a sentence, without its end, and exits with `status`.
     """

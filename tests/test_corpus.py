@@ -227,7 +227,9 @@ def test_hostile_tars_write_nothing_outside_and_lose_nothing_whole(
     write = {"webdataset": corpus.hostile_webdataset, "ilsvrc": corpus.hostile_ilsvrc}[form]
     hostile = write(source)
     before = lying_beside(shards, tmp_path)
-    manifest = prepare(source, shards, size=SIZE, max_bad=0.9)
+    with pytest.raises(UserError, match=r"tar is damaged.*fetch it again.*--max-bad 1\."):
+        prepare(source, shards, size=SIZE, max_bad=0.9)
+    manifest = prepare(source, shards, size=SIZE, max_bad=1)
     assert lying_beside(shards, tmp_path) == before
     assert not os.path.lexists(tmp_path / "deep" / "outside")
 
@@ -288,9 +290,11 @@ def test_numbers_are_not_read_with_a_list_in_another_order(tmp_path: Path) -> No
 def test_labels_without_a_list_of_classes_must_fit(
     labels: tuple[str, str], message: str, tmp_path: Path
 ) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
     for split, label in zip(("train", "val"), labels, strict=True):
-        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
+        with tarfile.open(source / f"{split}-0.tar", "w") as tar:
             corpus.add(tar, "1.jpg", corpus.encoded(np.zeros((8, 8, 3), np.uint8), "JPEG"))
             corpus.add(tar, "1.cls", label.encode())
     with pytest.raises(UserError, match=message):
-        prepare(tmp_path, tmp_path / "shards", size=SIZE)
+        prepare(source, tmp_path / "shards", size=SIZE)

@@ -6,19 +6,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import corpus
 import numpy as np
 import pyarrow as pa
 import pytest
+from faults import tear
+from PIL import Image
 from pyarrow import parquet as pq
 
 from raytransfer.cli import main
+from raytransfer.data import convert as convert_module
+from raytransfer.data import shards as shards_module
 from raytransfer.data.manifest import read_manifest
 from raytransfer.data.shards import prepare
+from raytransfer.data.sources.find import find_source
 from raytransfer.data.verify import verify
-from raytransfer.errors import UserError
+from raytransfer.errors import StoppedError, StoreError, UserError
 
 PHOTOGRAPH = corpus.encoded(np.full((20, 20, 3), 99, np.uint8), "JPEG")
 
@@ -210,3 +216,131 @@ def test_sigterm_in_prepare_is_told_and_the_same_command_goes_on(tmp_path):
     assert running.returncode == 75
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert sound(out)
+    assert not (out / "quarantine.jsonl").exists()
+
+
+def test_a_signal_in_the_middle_of_an_image_is_no_fault_of_the_image(monkeypatch):
+    def decode(*_):
+        raise StoppedError("stopped by SIGTERM")
+
+    monkeypatch.setattr(convert_module, "decode", decode)
+    with pytest.raises(StoppedError):
+        convert_module.convert(PHOTOGRAPH, convert_module.Form(3))
+
+
+def test_unreadable_images_that_were_mended_are_read_again(tmp_path):
+    source, out = tree(tmp_path / "source"), tmp_path / "out"
+    bad = source / "train" / "a" / "traina.jpg"
+    bad.write_bytes(PHOTOGRAPH[:300])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1 of 4 images cannot be read.*mend them"):
+            prepare(source, out, size=16)
+    bad.write_bytes(PHOTOGRAPH)
+    assert prepare(source, out, size=16).train_counts == (1, 1)
+
+
+def test_an_unfinished_run_that_is_damaged_is_made_again(tmp_path, monkeypatch):
+    source, out = tree(tmp_path / "source"), tmp_path / "out"
+    with monkeypatch.context() as broken:
+        broken.setattr(shards_module, "_write_shards", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, out, size=16)
+    for file in (out / "unfinished").glob("*.npz"):
+        tear(file)
+    assert prepare(source, out, size=16).digest == prepare(source, tmp_path / "b", size=16).digest
+
+
+def test_shards_do_not_lie_in_their_source(tmp_path):
+    source = tree(tmp_path / "source")
+    for place in (source, source / "train" / "shards"):
+        with pytest.raises(UserError, match="lies in the source, and would become a part of it"):
+            prepare(source, place, size=16)
+    assert not (source / "train" / "shards").exists()
+
+
+def test_a_program_is_no_image(tmp_path, monkeypatch):
+    """Pillow would have Ghostscript run it."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    assert convert_module.convert(program, convert_module.Form(3)) == "not an image"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("mode", "value"), [("I", 200), ("F", 0.5)])
+def test_pixels_of_32_bits_are_refused(mode, value):
+    image = corpus.encoded(Image.new(mode, (8, 8), value), "TIFF")
+    reason = convert_module.convert(image, convert_module.Form(3))
+    assert reason == "ValueError: its pixels are numbers of 32 bits, not shades"
+
+
+def test_a_sample_is_its_plain_image_whatever_else_lies_beside_it(tmp_path):
+    depth = corpus.encoded(np.zeros((20, 20, 3), np.uint8), "PNG")
+    members = [("k.cls", b"0"), ("k.depth.png", depth), ("k.jpg", PHOTOGRAPH)]
+    for split in ("train", "val"):
+        corpus.write(tmp_path / "source" / f"{split}-0.tar", corpus.tar_of(members))
+    corpus.write(tmp_path / "source" / "classes.txt", "\ufeffcat \r\n\n".encode())
+    manifest = prepare(tmp_path / "source", tmp_path / "shards", size=None)
+    assert manifest.classes == ("cat",)
+    (image,) = pq.read_table(tmp_path / "shards" / manifest.train[0].name)["image"].to_pylist()
+    assert image == PHOTOGRAPH
+
+
+def huggingface(folder, names=(("a", "b"), ("a", "b")), rows=4):
+    folder.mkdir()
+    for split, classes in zip(("train", "validation"), names, strict=True):
+        label = {"label": {"names": classes, "_type": "ClassLabel"}}
+        told = json.dumps({"info": {"features": label}})
+        table = pa.table({"image": [PHOTOGRAPH] * rows, "label": [i % 2 for i in range(rows)]})
+        table = table.replace_schema_metadata({"huggingface": told})
+        pq.write_table(
+            table,
+            folder / f"{split}-0.parquet",
+            row_group_size=2,
+            compression="none",
+            use_dictionary=False,
+        )
+    return folder
+
+
+def test_files_that_number_classes_differently_are_refused(tmp_path):
+    source = huggingface(tmp_path / "source", (("a", "b"), ("b", "a")))
+    with pytest.raises(UserError, match=r"validation-0\.parquet in .* numbers other classes"):
+        prepare(source, tmp_path / "shards", size=16)
+
+
+def test_every_row_of_a_damaged_row_group_is_counted(tmp_path):
+    source = huggingface(tmp_path / "source", rows=6)
+    file = source / "train-0.parquet"
+    start = pq.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(file.read_bytes())
+    content[start : start + 12] = bytes(12)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"2 of 12 images cannot be read"):
+        prepare(source, tmp_path / "shards", size=16)
+    manifest = prepare(source, tmp_path / "shards", size=16, max_bad=0.2)
+    assert manifest.train_counts == (2, 2)
+    assert manifest.quarantined == 2
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_store_that_does_not_answer_is_no_damage(kind, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    if kind == "parquet":
+        huggingface(source)
+    else:
+        for split in ("train", "val"):
+            tar = corpus.tar_of(corpus.sample("0", PHOTOGRAPH, 0) * 20)
+            corpus.write(source / f"{split}-0.tar", tar)
+    (found,) = find_source(str(source)).train
+
+    def away(*_):
+        raise OSError("When reading: AWS Error NETWORK_CONNECTION during GetObject")
+
+    if kind == "parquet":
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: away())
+    else:
+        monkeypatch.setattr(tarfile.TarFile, "extractfile", away)
+    with pytest.raises(StoreError, match=r"source cannot be read just now \(.*NETWORK_CONN"):
+        list(found.read())

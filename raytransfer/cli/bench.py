@@ -1,5 +1,6 @@
 """Commands that measure: `bench stream` is schedule.bench.bench_stream."""
 
+import math
 import sys
 from typing import Literal
 
@@ -37,7 +38,7 @@ def bench(
     from raytransfer.schedule.bench import bench_stream, stream_plan
 
     for name, number in (("seconds", seconds), ("repeats", repeats), ("threads", threads)):
-        if number is not None and number <= 0:
+        if number is not None and not 0 < number < math.inf:
             raise UserError(f"--{name} is more than 0, not {number}.")
     plan = stream_plan(data, batch)
     print(f"Measuring, for about {repeats * (3 * seconds + 10) + 10:.0f} seconds.", file=sys.stderr)

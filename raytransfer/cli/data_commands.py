@@ -150,16 +150,18 @@ def verify(
 
 
 def _verify_study(study: str) -> int:
+    from raytransfer.folder import Folder
     from raytransfer.train.audit import audit
 
     found = audit(study, print)
     numbers = {name: f"{number:,}" for name, number in vars(found).items()}
-    print_table(f"Read again: {study}", list(numbers), [list(numbers.values())])
+    print_table(f"Read again: {Folder(study)}", list(numbers), [list(numbers.values())])
     return WRONG if found.problems else 0
 
 
 def _verify_shards(shards: str) -> int:
     from raytransfer.data.verify import verify as verify_shards
+    from raytransfer.folder import Folder
 
     with _image_bar() as progress:
         found = verify_shards(shards, print, progress=partial(progress, "reading"))
@@ -170,7 +172,7 @@ def _verify_shards(shards: str) -> int:
         "images/s": f"{sum(found.images.values()) / found.seconds:,.0f}",
         "problems": f"{found.problems:,}",
     }
-    print_table(f"Read again: {shards}", list(numbers), [list(numbers.values())])
+    print_table(f"Read again: {Folder(shards)}", list(numbers), [list(numbers.values())])
     return WRONG if found.problems else 0
 
 

@@ -13,7 +13,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from raytransfer.data.pixels import JPEG, of_pillow
+from raytransfer.data.pixels import FORMATS, JPEG, of_pillow
 
 Fit = Literal["warp", "crop"]
 Pixels = NDArray[np.uint8]
@@ -116,7 +116,8 @@ def decode(
 @contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
     """By Pillow, quietly: what it warns of, such as EXIF that it cannot read, harms no pixel."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as image:
+    file = io.BytesIO(encoded)
+    with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
         yield image
 
 

@@ -14,6 +14,7 @@ from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Split, StoredFile
 from raytransfer.data.runs import Run, run_name
+from raytransfer.errors import UserError
 from raytransfer.folder import READERS, Folder
 
 ROW_GROUP = 100
@@ -24,6 +25,9 @@ more, no more, while what an epoch mixes takes more memory (benchmarks/store.py)
 SHARD_BYTES = 100 * 2**20
 """Encoded images of a shard: large enough for an object store, and four processes that each hold
 one stay within half a gigabyte."""
+
+MOST_BYTES = 2**31 - 1
+"""Encoded images of a shard at most, which has a whole number of row groups."""
 
 MOST_ROWS = 10_000
 """Rows of a shard at most, as small images would make one of millions."""
@@ -143,6 +147,11 @@ def _write_rows(job: ShardJob, images: pa.Array, out: _Hashed) -> None:
 def _images(folder: Folder, split: Split, rows: Rows) -> pa.Array:
     """The encoded images of the rows, gathered in one piece of memory."""
     ends = np.concatenate([[0], np.cumsum(rows.size)])
+    if ends[-1] > MOST_BYTES:
+        raise UserError(
+            f"{len(rows.size)} images of {ends[-1] / len(rows.size) / 1e6:.0f} MB each are more "
+            "than a shard can hold: make them smaller with --size."
+        )
     images = np.empty(ends[-1], np.uint8)
 
     def gather(places: NDArray[np.int64]) -> None:

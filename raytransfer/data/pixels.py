@@ -11,6 +11,9 @@ from PIL import Image
 
 JPEG = b"\xff\xd8\xff"
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
+"""That Pillow may take an image for. It knows more, one of which it hands to Ghostscript."""
+
 
 def decode(encoded: memoryview, out: NDArray[np.uint8]) -> None:
     """Decodes an image into `out`, contiguous [height, width, channel] with 1 or 3 channels.
@@ -29,7 +32,7 @@ def decode(encoded: memoryview, out: NDArray[np.uint8]) -> None:
             # A smaller image fills the buffer in part, without complaint.
             if pixels.shape == out.shape:
                 return
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
         if image.size != (out.shape[1], out.shape[0]):
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels, not {out.shape[1]}x{out.shape[0]}"
@@ -38,7 +41,12 @@ def decode(encoded: memoryview, out: NDArray[np.uint8]) -> None:
 
 
 def of_pillow(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """The pixels of an image as 1 (grey) or 3 (RGB) channels, [height, width, channel]."""
+    """The pixels of an image as 1 (grey) or 3 (RGB) channels, [height, width, channel].
+
+    Raises ValueError where they are numbers of 32 bits, of which nobody knows what is white.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("its pixels are numbers of 32 bits, not shades")
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow would cut 16 bits off at 255.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))

@@ -9,6 +9,7 @@ presence means that the run is whole.
 import hashlib
 import io
 import json
+import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from raytransfer.data.convert import Converted, Form, convert
 from raytransfer.data.manifest import Split
 from raytransfer.data.sources.source import Found, Part
+from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
 RUNS = "unfinished"
@@ -89,8 +91,14 @@ class RunJob:
     """Labels there may be; None for MOST_CLASSES."""
 
     @property
-    def name(self) -> str:
-        return run_name(self.split, self.number)
+    def images(self) -> str:
+        """Name of the file of encoded images."""
+        return f"{run_name(self.split, self.number)}.images"
+
+    @property
+    def file(self) -> str:
+        """Name of the index."""
+        return f"{run_name(self.split, self.number)}.npz"
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,23 @@ def run_name(split: Split, number: int) -> str:
     return f"{RUNS}/{split}-{number:05d}"
 
 
-def read_run(folder: Folder, split: Split, number: int) -> Run:
-    """A run that is whole."""
-    with folder.open(f"{run_name(split, number)}.npz") as file:
-        return Run.from_bytes(file.read())
+def read_run(folder: Folder, split: Split, number: int) -> Run | None:
+    """A run; None where it is not there, or not whole."""
+    content = folder.read(f"{run_name(split, number)}.npz")
+    try:
+        return None if content is None else Run.from_bytes(content)
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        return None
+
+
+def whole_run(folder: Folder, split: Split, number: int) -> Run:
+    """A run that has just been written. Raises UserError where something has taken it away."""
+    if (run := read_run(folder, split, number)) is None:
+        raise UserError(
+            f"{run_name(split, number)}.npz in {folder} is gone or damaged: the same command "
+            "writes it again."
+        )
+    return run
 
 
 def write_run(job: RunJob) -> Done:
@@ -123,17 +144,17 @@ def write_run(job: RunJob) -> Done:
     # Every core has a part of its own; OpenCV's threads would get in one another's way.
     cv2.setNumThreads(1)
     folder = Folder(job.dest)
-    if folder.has(f"{job.name}.npz"):
-        return Done.of(read_run(folder, job.split, job.number))
+    if (there := read_run(folder, job.split, job.number)) is not None:
+        return Done.of(there)
     rows = _Rows(job)
-    with folder.writing(f"{job.name}.images") as out:
+    with folder.writing(job.images) as out:
         for found in job.part.read():
             rows.add(found)
             if rows.waiting_bytes >= BLOCK_BYTES:
                 rows.flush(out)
         rows.flush(out)
     run = rows.run()
-    folder.write(f"{job.name}.npz", run.to_bytes())
+    folder.write(job.file, run.to_bytes())
     return Done.of(run)
 
 

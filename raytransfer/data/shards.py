@@ -27,9 +27,9 @@ from raytransfer.data.manifest import (
     read_manifest,
 )
 from raytransfer.data.mapping import Mapper, in_turn
-from raytransfer.data.runs import RUNS, Done, Run, RunJob, read_run, write_run
+from raytransfer.data.runs import RUNS, Done, Run, RunJob, read_run, whole_run, write_run
 from raytransfer.data.sources.find import Layout, find_source
-from raytransfer.data.sources.source import Source, first_of_each
+from raytransfer.data.sources.source import DAMAGED, Source, first_of_each
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 from raytransfer.lease import ATTEMPTS, kept
@@ -97,6 +97,10 @@ def prepare(
         "source": found.digest,
     }
     folder = Folder(dest)
+    if f"{folder.uri}/".startswith(f"{Folder(source).uri}/"):
+        raise UserError(
+            f"{folder} lies in the source, and would become a part of it: name another."
+        )
     if (finished := _finished(folder, settings)) is not None:
         return finished
     say = progress or (lambda doing, done, of: None)
@@ -188,27 +192,52 @@ def _convert(
     total = source.count("train") + source.count("val")
     images = 0
     bad: list[dict[str, str]] = []
-
-    def account() -> None:
-        # Of tars it is not known beforehand how many images they hold.
-        count = max(total, images + len(bad))
-        say("converting", images + len(bad), count)
-        if len(bad) > max_bad * count:
-            raise UserError(
-                f"{len(bad)} of {count:,} images cannot be read, more than the share of "
-                f"{max_bad:g} allowed; the first is {bad[0]['key']} ({bad[0]['reason']}): mend "
-                "them, or allow more with --max-bad."
-            )
-
+    _forget_bad(folder, jobs, total, max_bad)
     done: Done
     for done in mapper(write_run, jobs):
         images += done.images
         bad += done.bad
-        account()
+        # Of tars it is not known beforehand how many images they hold.
+        count = max(total, images + len(bad))
+        say("converting", images + len(bad), count)
+        if (too_bad := _too_bad(bad, count, max_bad)) is not None:
+            raise UserError(too_bad)
     return {
-        split: [read_run(folder, split, n) for n in range(len(source.parts(split)))]
+        split: [whole_run(folder, job.split, job.number) for job in jobs if job.split == split]
         for split in SPLITS
     }
+
+
+def _too_bad(bad: Sequence[dict[str, str]], count: int, max_bad: float) -> str | None:
+    """Why so many unreadable images of `count` are too many; None where they are not."""
+    for line in bad:
+        if DAMAGED in line["reason"] and max_bad < 1:
+            return (
+                f"{line['key']}: {line['reason']}. How many images are lost by that, nobody knows: "
+                "fetch it again, or take those that lie before the damage with --max-bad 1."
+            )
+    if len(bad) <= max_bad * count:
+        return None
+    return (
+        f"{len(bad)} of {count:,} images cannot be read, more than the share of {max_bad:g} "
+        f"allowed; the first is {bad[0]['key']} ({bad[0]['reason']}): mend them, or allow more "
+        "with --max-bad."
+    )
+
+
+def _forget_bad(folder: Folder, jobs: Sequence[RunJob], count: int, max_bad: float) -> None:
+    """Delete runs with unreadable images where these ended the command before, as they may have
+    been mended."""
+    names = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
+    there = [job for job in jobs if job.file in names]
+    bad = {
+        job.file: run.quarantine
+        for job in there
+        if (run := read_run(folder, job.split, job.number)) is not None and run.quarantine
+    }
+    if _too_bad([line for lines in bad.values() for line in lines], count, max_bad) is not None:
+        for file in bad:
+            folder.delete(file)
 
 
 def _numbered(runs: dict[Split, list[Run]]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from raytransfer.data.sources.source import PART_IMAGES, Found, printable
+from raytransfer.data.sources.source import PART_IMAGES, Found, check_reached, printable
 from raytransfer.folder import Folder
 
 
@@ -32,6 +32,8 @@ class FilesPart:
                 )
                 yield Found(printable(name), label, content, "" if content is not None else "gone")
             except OSError as error:
+                if not folder.local:
+                    check_reached(self.root, error)
                 reason = error.strerror or str(error)
                 if os.path.islink(f"{folder.path}/{name}"):
                     reason = f"a link that cannot be followed: {reason}"

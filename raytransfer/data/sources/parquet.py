@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Split
-from raytransfer.data.sources.source import PART_IMAGES, Found, Source
+from raytransfer.data.sources.source import PART_IMAGES, Found, Source, check_reached
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
@@ -38,25 +38,40 @@ class RowsPart:
     images: int
 
     def read(self) -> Iterator[Found]:
-        row = self.first_row
+        first = self.first_row
+        with Folder(self.root).open(self.name) as opened:
+            file = pq.ParquetFile(opened)
+            for group in self.groups:
+                rows = file.metadata.row_group(group).num_rows
+                yield from self._read_group(file, group, first, rows)
+                first += rows
+
+    def _read_group(
+        self, file: pq.ParquetFile, group: int, first: int, rows: int
+    ) -> Iterator[Found]:
+        """Rows that a damaged group has lost are each named."""
+        row, reason = first, "no image or no label in this row"
         try:
-            with Folder(self.root).open(self.name) as file:
-                for batch in pq.ParquetFile(file).iter_batches(
-                    ROWS_AT_ONCE, row_groups=list(self.groups), columns=[self.image, self.label]
-                ):
-                    images, labels = batch.column(self.image), batch.column(self.label).to_pylist()
-                    if pa.types.is_struct(images.type):
-                        images = images.field("bytes")
-                    for content, label in zip(images, labels, strict=True):
-                        key = f"{self.name}/{row:08d}"
-                        row += 1
-                        if label is None or not content.is_valid:
-                            yield Found(key, -1, None, "no image or no label in this row")
-                        else:
-                            yield Found(key, label, content.as_py())
+            for batch in file.iter_batches(
+                ROWS_AT_ONCE, row_groups=[group], columns=[self.image, self.label]
+            ):
+                images, labels = batch.column(self.image), batch.column(self.label).to_pylist()
+                if pa.types.is_struct(images.type):
+                    images = images.field("bytes")
+                for content, label in zip(images, labels, strict=True):
+                    known = label is not None and content.is_valid
+                    row += 1
+                    yield Found(
+                        f"{self.name}/{row - 1:08d}",
+                        label if known else -1,
+                        content.as_py() if known else None,
+                        "" if known else reason,
+                    )
         except (pa.ArrowException, OSError) as error:
-            reason = f"the file is damaged from here on: {' '.join(str(error).split())[:150]}"
-            yield Found(f"{self.name}/{row:08d}", -1, None, reason)
+            check_reached(self.root, error)
+            reason = f"its row group is damaged: {' '.join(str(error).split())[:150]}"
+            for lost in range(row, first + rows):
+                yield Found(f"{self.name}/{lost:08d}", -1, None, reason)
 
 
 def find(folder: Folder) -> Source | None:
@@ -81,7 +96,13 @@ def _source(folder: Folder, files: list[str]) -> Source:
             with folder.open(name) as opened:
                 file = pq.ParquetFile(opened)
                 image, label = _columns(folder, name, file.schema_arrow)
-                classes = classes or _classes(file.schema_arrow, label)
+                named = _classes(file.schema_arrow, label)
+                if None not in (named, classes) and named != classes:
+                    raise UserError(
+                        f"{name} in {folder} numbers other classes than the files before it: "
+                        "write all with the same ClassLabel."
+                    )
+                classes = classes or named
                 split: Split = "train" if name.split("/")[-1].startswith("train") else "val"
                 sizes = [
                     file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)

@@ -7,11 +7,27 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from raytransfer.data.manifest import Split
-from raytransfer.errors import UserError
+from raytransfer.errors import StoreError, UserError
+from raytransfer.folder import Folder
 
 PART_IMAGES = 512
 """Images of a part, where the layout leaves it open: half a second of work for a core, so that a
 killed run loses little and all cores end at about the same time."""
+
+
+DAMAGED = "is damaged from here on"
+"""In the reason of a container that ends early, of which nobody knows how much is lost."""
+
+
+def check_reached(root: str, error: BaseException) -> None:
+    """Raises StoreError where an error in reading a source is of the place, not of what lies
+    there: a disk or an object store that does not answer."""
+    of_store = "AWS Error" in str(error) or "google::cloud" in str(error)
+    if of_store or getattr(error, "errno", None) is not None:
+        raise StoreError(
+            f"{Folder(root)} cannot be read just now ({' '.join(str(error).split())[:200]}): the "
+            "same command goes on."
+        ) from None
 
 
 class Found(NamedTuple):

@@ -16,7 +16,14 @@ from typing import IO, cast
 import pyarrow as pa
 
 from raytransfer.data.manifest import Split
-from raytransfer.data.sources.source import PART_IMAGES, Found, Source, printable
+from raytransfer.data.sources.source import (
+    DAMAGED,
+    PART_IMAGES,
+    Found,
+    Source,
+    check_reached,
+    printable,
+)
 from raytransfer.data.sources.truth import validation_labels
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
@@ -30,7 +37,6 @@ IMAGE_BYTES = 110_000
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm")
 CLASS_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
 
-_DAMAGED = "the tar is damaged from here on"
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
 _SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
 
@@ -95,7 +101,8 @@ def find_webdataset(folder: Folder) -> Source | None:
     if not parts["val"]:
         raise UserError(f"{folder} has tars of training images, and none with val in its name.")
     text = next((text for text in map(folder.read, CLASS_LISTS) if text is not None), None)
-    classes = tuple(text.decode(errors="replace").splitlines()) if text is not None else None
+    lines = text.decode("utf-8-sig", errors="replace").split("\n") if text is not None else []
+    classes = tuple(line.strip() for line in lines if line.strip()) or None
     return Source("webdataset", classes, 3, parts["train"], parts["val"])
 
 
@@ -118,7 +125,7 @@ class ClassTarPart:
     def read(self) -> Iterator[Found]:
         with Folder(self.root).open(self.name) as outer:
             window = _Window(outer, self.start, self.size)
-            for name, content, reason in _members(window, f"{self.class_name}.tar"):
+            for name, content, reason in _members(self.root, window, f"{self.class_name}.tar"):
                 yield Found(f"{self.class_name}/{name}", self.label, content, reason)
 
 
@@ -177,7 +184,9 @@ class WebDatasetPart:
         known: set[str] = set()
         with Folder(self.root).open(self.name) as file:
             # A sample's name ends at the first dot behind the last slash.
-            for stem, sample in groupby(_members(file, self.name), lambda m: _stem(m[0])):
+            for stem, sample in groupby(
+                _members(self.root, file, self.name), lambda m: _stem(m[0])
+            ):
                 endings: dict[str, bytes] = {}
                 lost, twice, again = False, False, stem in known
                 known.add(stem)
@@ -194,7 +203,9 @@ class WebDatasetPart:
                     yield Found(f"{self.name}/{stem}", -1, None, reason)
                 if again:
                     continue
-                image = next((endings[e] for e in endings if e.endswith(IMAGE_ENDINGS)), None)
+                # k.jpg before k.depth.png, wherever they stand.
+                named = sorted(endings, key=lambda ending: ending not in IMAGE_ENDINGS)
+                image = next((endings[e] for e in named if e.endswith(IMAGE_ENDINGS)), None)
                 if image is None:
                     if not lost:
                         reason = f"no image among its members ({', '.join(endings)})"
@@ -213,7 +224,7 @@ def _stem(name: str) -> str:
 
 
 def _members(
-    file: "pa.NativeFile | _Window", tar_name: str
+    root: str, file: "pa.NativeFile | _Window", tar_name: str
 ) -> Iterator[tuple[str, bytes | None, str]]:
     """Names and contents of the files in a tar, or why there is none; hidden files left out.
 
@@ -236,7 +247,8 @@ def _members(
                 yield name, content, ""
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        yield tar_name, None, f"{_DAMAGED}: {error}"
+        check_reached(root, error)
+        yield tar_name, None, f"the tar {DAMAGED}: {error}"
 
 
 def _index(folder: Folder, name: str) -> tuple[list[tuple[str, int, int]], list[LostPart]]:
@@ -250,7 +262,8 @@ def _index(folder: Folder, name: str) -> tuple[list[tuple[str, int, int]], list[
                     places.append((member.name, member.offset_data, member.size))
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
-        return places, [LostPart(name, f"{_DAMAGED}: {error}")]
+        check_reached(folder.uri, error)
+        return places, [LostPart(name, f"the tar {DAMAGED}: {error}")]
     return places, []
 
 

@@ -2,7 +2,7 @@
 
 The forms that exist, in a .txt or .csv file beside the images or above them:
 
-name,wnid   name label      one image a line; a label is a place in the sorted class names (Caffe's)
+name,class  name label      one image a line; a label is a place in the sorted class names (Caffe's)
 ImageId,PredictionString    Kaggle's LOC_val_solution.csv; the first word is the class
 numbers                     ILSVRC2012_validation_ground_truth.txt, one a line in the images' order
 
@@ -10,10 +10,12 @@ The numbers count the classes in an order of ImageNet's own, not by name: the de
 meta.mat has it, as may a list of wnids in that order (synsets.txt, synset_words.txt).
 """
 
+import csv
 import io
 import re
 import tarfile
 from collections.abc import Sequence
+from itertools import pairwise, product
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -27,6 +29,10 @@ META = "meta.mat"
 SYNSETS = ("synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")
 
 LISTS = (".txt", ".csv")
+
+TRAINING = {"train", "training"}
+VALIDATION = {"val", "valid", "validation", "trainval"}
+"""Words in the names of lists, by which they tell of what images they are."""
 
 LARGEST_LIST = 64 * 2**20
 """Bytes; a larger .txt or .csv file is no list of validation images."""
@@ -46,14 +52,9 @@ def validation_labels(
     stems = [PurePosixPath(image).stem for image in images]
     texts, meta = _beside(folder, images[0])
     label_of = {name: label for label, name in enumerate(classes)}
-    for name, text in texts.items():
-        if PurePosixPath(name).name == NUMBERS:
-            continue
-        if (named := _named(f"{name} in {folder}", text, label_of)) and stems[0] in named:
-            lacking = next((stem for stem in stems if stem not in named), None)
-            if lacking is not None:
-                raise UserError(f"{name} in {folder} does not say the class of {lacking}.")
-            return [(image, named[stem]) for image, stem in zip(images, stems, strict=True)], name
+    lists = {name: text for name, text in texts.items() if PurePosixPath(name).name != NUMBERS}
+    if (named := _by_name(folder, lists, stems, label_of)) is not None:
+        return list(zip(images, named[0], strict=True)), named[1]
     told_by = next((name for name in texts if PurePosixPath(name).name == NUMBERS), None)
     if told_by is None:
         seen = f" ({', '.join(texts)} do not)" if texts else ""
@@ -84,6 +85,46 @@ def validation_labels(
         )
     numbered = [(image, labels[place]) for image, place in zip(images, places, strict=True)]
     return numbered, told_by
+
+
+def _by_name(
+    folder: Folder, lists: dict[str, str], stems: Sequence[str], label_of: dict[str, int]
+) -> tuple[list[int], str] | None:
+    """The label of each image, and the list that says them by the images' names; None where there
+    is none. A list of training images by its name is none; one of validation images goes first.
+
+    Raises UserError where such a list lacks an image, or two contradict each other.
+    """
+    said: dict[str, list[int]] = {}
+    wrong: list[UserError] = []
+    for name, text in lists.items():
+        if TRAINING & _words(name) and not VALIDATION & _words(name):
+            continue
+        try:
+            named = _named(f"{name} in {folder}", text, label_of)
+        except UserError as error:
+            wrong.append(error)
+            continue
+        if stems[0] in named:
+            lacking = next((stem for stem in stems if stem not in named), None)
+            if lacking is None:
+                said[name] = [named[stem] for stem in stems]
+            else:
+                wrong.append(UserError(f"{name} in {folder} does not say the class of {lacking}."))
+    if not said and wrong:
+        raise wrong[0]
+    said = {name: said[name] for name in said if VALIDATION & _words(name)} or said
+    for (one, labels), (other, differing) in pairwise(said.items()):
+        if labels != differing:
+            raise UserError(
+                f"{one} and {other} in {folder} say different classes of the validation images: "
+                "take the wrong one away."
+            )
+    return next(((labels, name) for name, labels in said.items()), None)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", name.lower()))
 
 
 def _beside(folder: Folder, image: str) -> tuple[dict[str, str], bytes | None]:
@@ -141,25 +182,45 @@ def _kit_archive(folder: Folder, name: str) -> tuple[dict[str, str], bytes | Non
 
 def _named(file: str, text: str, label_of: dict[str, int]) -> dict[str, int]:
     """Labels by image, its ending left out; nothing where a line after the first has no class.
+    Classes are all given by name, or all by place.
 
     Raises UserError where two lines of an image contradict each other.
     """
-    found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines()):
-        words = re.split(r"[,\s]+", line.strip())
-        if words == [""]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    places = {str(label): label for label in label_of.values()}
+    # The first line may be a heading, where it can be nothing else.
+    for heading, known in product((0, 1), (label_of, places)):
+        told = [_image_and_label(line, known) for line in lines[heading:]]
+        pairs = [pair for pair in told if pair is not None]
+        if not pairs or len(pairs) < len(told):
             continue
-        label = label_of.get(words[1]) if len(words) > 1 else None
-        if label is None and len(words) == 2 and words[1].isascii() and words[1].isdigit():
-            label = int(words[1]) if int(words[1]) < len(label_of) else None
-        if label is None:
-            if number == 0:
-                continue  # a heading
-            return {}
-        image = PurePosixPath(words[0]).stem
-        if found.setdefault(image, label) != label:
-            raise UserError(f"{file} says two classes of {image}: correct one of its lines.")
-    return found
+        found: dict[str, int] = {}
+        for image, label in pairs:
+            if found.setdefault(image, label) != label:
+                raise UserError(f"{file} says two classes of {image}: correct one of its lines.")
+        return found
+    return {}
+
+
+def _image_and_label(line: str, known: dict[str, int]) -> tuple[str, int] | None:
+    """What a line says: an image's name and a class that is known, between a comma, a tab, a
+    semicolon or blanks. Behind the class may stand more fields, or numbers (Kaggle's boxes)."""
+    for mark in (",", "\t", ";", None):
+        if mark is None:
+            fields = line.split(None, 1)
+        else:
+            fields = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
+        if len(fields) < 2:
+            continue
+        said = fields[1].strip()
+        words = said.split()
+        numbers_follow = words[1:] and all(word.isdigit() or word == words[0] for word in words[1:])
+        label = known.get(said)
+        if label is None and numbers_follow:
+            label = known.get(words[0])
+        if label is not None:
+            return PurePosixPath(fields[0].strip()).stem, label
+    return None
 
 
 def _synset_order(
