@@ -7,8 +7,11 @@ import sys
 import time
 
 import pytest
+from hosts import free_port
 
+from raytransfer.cli import main
 from raytransfer.data.manifest import demo_shards
+from raytransfer.schedule import session
 from raytransfer.schedule.session import PREFIX, locked, own_folder
 
 
@@ -43,3 +46,11 @@ def test_sigterm_as_ray_starts_is_told(tmp_path, seconds):
     running.send_signal(signal.SIGTERM)
     assert "stopped by SIGTERM; the same command goes on." in running.communicate(timeout=60)[1]
     assert running.returncode == 75
+
+
+def test_a_cluster_at_which_nobody_listens_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(session, "REACH_SECONDS", 0.5)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    assert main(["plan", "demo", "--data", str(demo_shards())]) == 2
+    said = capsys.readouterr().err
+    assert "leads to no Ray cluster ([Errno 111] Connection refused): correct or unset it." in said

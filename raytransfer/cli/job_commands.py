@@ -14,6 +14,7 @@ from tyro.conf import OmitArgPrefixes
 from raytransfer.cli.commands import RecipeFile, Space
 from raytransfer.cli.running import Flag, Running, flags
 from raytransfer.data.decoding import IN_TRAINING, Decoding
+from raytransfer.errors import UserError
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.space import load_space
 
@@ -51,12 +52,18 @@ def submit(
     from raytransfer.train.interval import Interval
 
     Interval.parse(running.checkpoint_every)
+    for name, place in (("--data", data), ("--study", study)):
+        if "://" not in place and not Path(place).is_absolute():
+            raise UserError(
+                f"{name} {place} is no place on a cluster: give a whole path that all its machines "
+                "have, or a URI."
+            )
     own = Path(space)
     files = [own] if own.suffix == ".py" else []
     job = Job(address)
     job.submit(
         [
-            *("raytransfer", "run", own.name if files else space),
+            *("raytransfer", "run", f"./{own.name}" if files else space),
             *("--data", data, "--study", study),
             *flags(running, Running()),
             *flags(decoding, IN_TRAINING),
@@ -64,7 +71,7 @@ def submit(
         ],
         files,
     )
-    print(f"Job {job.id}")
+    print(f"Job {job.id}", flush=True)
     if detach:
         print(job.told())
         return 0

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -47,6 +48,9 @@ SHORT_FOLDER = "/tmp"
 
 PREFIX = "raytransfer-ray-"
 """Of the names of Ray's folders; in them is nothing but Ray's, whose names begin with `session`."""
+
+REACH_SECONDS = 10.0
+"""For a cluster's head to listen, which may be starting again."""
 
 NEW_SECONDS = 60.0
 """A folder younger than this may be one that its process has yet to lock."""
@@ -143,6 +147,7 @@ def _join() -> None:
     from ray.exceptions import AuthenticationError
 
     address = os.environ["RAY_ADDRESS"]
+    _reach(address)
     try:
         with _sigterm_kept():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -152,6 +157,22 @@ def _join() -> None:
             "correct or unset it; one with a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
             "too."
         ) from None
+
+
+def _reach(address: str) -> None:
+    """Raises UserError where nobody listens at HOST:PORT; Ray would ask there for ever."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + REACH_SECONDS
+    while host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"RAY_ADDRESS={address} leads to no Ray cluster ({error}): correct or unset it."
+                ) from None
+            time.sleep(1)
 
 
 @contextmanager

@@ -10,9 +10,13 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raytransfer.errors import StoppedError, UserError
 from raytransfer.schedule.session import first_line, silent
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
 
 QUIET_SECONDS = 30.0
 """Without a line of the log, the job's state is asked for: a connection may be dead and not say."""
@@ -124,10 +128,13 @@ class Job:
                     print(text, end="", flush=True)
             # However the log ended: only the job's state tells whether the job has.
             try:
-                status = self._status()
-                if status is not None:
+                ended = self._ended()
+                if ended is not None:
                     print(self._client.get_job_logs(self.id)[self._printed :], end="", flush=True)
-                    return status
+                    if ended.status == "STOPPED":
+                        print("The job was stopped; the same command goes on.", file=sys.stderr)
+                    code = ended.driver_exit_code
+                    return code if code is not None else int(ended.status != "SUCCEEDED") * FAILED
             except broken as error:
                 if UNKNOWN in str(error):
                     raise StoppedError(
@@ -144,14 +151,11 @@ class Job:
                     ) from None
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _status(self) -> int | None:
-        """The job's exit status; None while it goes on."""
+    def _ended(self) -> "JobDetails | None":
+        """What Ray knows of the job; None while it goes on."""
         info = self._client.get_job_info(self.id)
         self._answered = time.monotonic()
-        if not info.status.is_terminal():
-            return None
-        code = info.driver_exit_code
-        return code if code is not None else int(info.status != "SUCCEEDED") * FAILED
+        return info if info.status.is_terminal() else None
 
     async def _log(self) -> AsyncIterator[str]:
         """What the log says beyond what was printed: it comes from its beginning each time."""
@@ -161,7 +165,7 @@ class Job:
                 coming = asyncio.ensure_future(anext(chunks, None))
                 try:
                     while not (await asyncio.wait({coming}, timeout=QUIET_SECONDS))[0]:
-                        if self._status() is not None:
+                        if self._ended() is not None:
                             return
                 finally:
                     # Whatever ends the wait, Ctrl-C too: what is still asked cannot be closed.

@@ -55,9 +55,12 @@ def fit(job: TrialJob) -> None:
         run_config=train.RunConfig(
             name=job.id,
             storage_path=Folder(job.study).below("ray").uri,
+            # Whoever calls tries again, from later checkpoints; and what a stopped job's controller
+            # still asked for, nobody would give back.
             failure_config=train.FailureConfig(
                 max_failures=0,
-                controller_failure_limit=1,  # type: ignore[call-arg]
+                controller_failure_limit=0,  # type: ignore[call-arg]
+                max_preemption_failures=0,
             ),
         ),
     )

@@ -61,7 +61,7 @@ def test_a_workstations_own_ray_listens_on_loopback_alone(alone):
 def test_without_the_token_nobody_is_let_in(hosts):
     ask = "import urllib.request as u; u.urlopen('http://10.77.0.1:8265/api/jobs/')"
     assert "HTTP Error 401" in hosts.run(1, sys.executable, "-c", ask).stdout
-    submit = ("raytransfer", "submit", "demo", "--data", "x", "--study", "y")
+    submit = ("raytransfer", "submit", "demo", "--data", "/x", "--study", "/y")
     refused = hosts.run(2, *submit, "--address", hosts.dashboard, RAY_AUTH_TOKEN="f" * 64)
     assert refused.returncode == 2
     assert "asks for its token (" in refused.stdout

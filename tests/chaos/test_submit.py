@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from hosts import PATH, free_port
@@ -37,7 +38,8 @@ def dashboard(folder):
     words.append(f"--temp-dir={folder}")
     environment = os.environ | {"PATH": PATH, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(words, env=environment, stdout=quiet, stderr=quiet) as running:
+    own = {"env": environment, "stdout": quiet, "stderr": quiet, "start_new_session": True}
+    with subprocess.Popen(words, **own) as running:
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -47,11 +49,11 @@ def dashboard(folder):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
-        # It would take half a minute to end by itself; its processes end with each other.
-        words = ["ps", "--ppid", str(running.pid), "-o", "pid="]
+        # It would take half a minute to end by itself, and leave some of its processes.
+        words = ["ps", "-s", str(running.pid), "-o", "pid="]
         for number in subprocess.run(words, capture_output=True, check=True).stdout.split():
-            os.kill(int(number), signal.SIGKILL)
-        running.kill()
+            with suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
 
 
 LEAKY = """
@@ -159,7 +161,7 @@ def test_the_address_that_is_given_counts(address, monkeypatch, capsys):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", nobody)
     assert Job(address).address == address
     assert os.environ["RAY_API_SERVER_ADDRESS"] == nobody
-    given = ["submit", "demo", "--data", "shards", "--study", "study"]
+    given = ["submit", "demo", "--data", "/shards", "--study", "/study"]
     assert main(given) == 2
     assert f"No dashboard of a Ray cluster answers at {nobody}" in capsys.readouterr().err
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
@@ -170,6 +172,12 @@ def test_the_address_that_is_given_counts(address, monkeypatch, capsys):
     assert main([*given, "--checkpoint-every", "5x"]) == 2
     assert "5x" in capsys.readouterr().err
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
+
+
+def test_what_is_no_place_on_a_cluster_is_refused(capsys):
+    for data, study, named in (("shards", "/s", "--data shards"), ("/s", "study", "--study study")):
+        assert main(["submit", "demo", "--data", data, "--study", study]) == 2
+        assert f"{named} is no place on a cluster: give a whole path" in capsys.readouterr().err
 
 
 SPACE = """
@@ -211,14 +219,14 @@ def submit(address, folder, *options):
 def test_a_refused_run_ends_as_it_would_here(address, tmp_path):
     with submit(address, tmp_path, "--workers", "2", "--no-mirror") as refused:
         said, _ = refused.communicate(timeout=120)
-    assert "run 'my space.py' --data" in said
+    assert "run './my space.py' --data" in said
     assert "--workers 2 --no-mirror" in said
     assert "raytransfer: --workers is 1 to 1, the cores that there are, not 2." in said
     assert refused.returncode == 2
 
 
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated")
-def test_ctrl_c_leaves_the_study_running_and_a_stopped_job_saves_it(address, tmp_path):
+def test_ctrl_c_leaves_the_study_running_and_a_stopped_job_saves_it(address, tmp_path, capsys):
     with submit(address, tmp_path) as running:
         too_late = threading.Timer(120, running.kill)
         too_late.start()
@@ -240,6 +248,54 @@ def test_ctrl_c_leaves_the_study_running_and_a_stopped_job_saves_it(address, tmp
     job = Job(address)
     job.id = number
     assert job.follow() != 0
+    assert "The job was stopped; the same command goes on." in capsys.readouterr().err
     folder = StudyFolder(tmp_path / "study")
     assert before
     assert folder.names("checkpoints")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+import ray
+
+@ray.remote(num_cpus=1)
+def hold(until):
+    Path(until).touch()
+    while Path(until).exists():
+        time.sleep(0.1)
+
+ray.init()
+ray.get(hold.remote(sys.argv[1]))
+deadline = time.monotonic() + 30
+while ray.available_resources().get("CPU") != 1:
+    assert time.monotonic() < deadline
+    time.sleep(0.5)
+time.sleep(3)
+print("free", ray.available_resources().get("CPU"))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated")
+def test_a_study_that_is_lost_while_it_waits_for_cores_leaves_them(address, tmp_path, capsys):
+    """What Ray Train had asked for in its name was there for ever, and nobody could train."""
+    holding = Job(address)
+    holding.submit(["python", "-c", HOLD, str(tmp_path / "held")])
+    until((tmp_path / "held").exists)
+    with submit(address, tmp_path) as waiting:
+        until(lambda: StudyFolder(tmp_path / "study").names("trials"))
+        time.sleep(8)  # its trial asks for the core
+        found = ["pgrep", "-f", f"raytransfer run .*{tmp_path}/study"]
+        for number in subprocess.run(found, capture_output=True, check=True).stdout.split():
+            os.kill(int(number), signal.SIGKILL)
+        waiting.communicate(timeout=60)
+    (tmp_path / "held").unlink()
+    assert holding.follow() == 0, capsys.readouterr().out
+    assert "free 1.0" in capsys.readouterr().out
+
+
+def until(true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
