@@ -19,12 +19,13 @@ from pyarrow import parquet as pq
 
 from raytransfer.cli import main
 from raytransfer.data import convert as convert_module
+from raytransfer.data import runs as runs_module
 from raytransfer.data import shards as shards_module
 from raytransfer.data.manifest import read_manifest
 from raytransfer.data.shards import prepare
-from raytransfer.data.sources.find import find_source
 from raytransfer.data.verify import verify
 from raytransfer.errors import StoppedError, StoreError, UserError
+from raytransfer.folder import Folder
 
 PHOTOGRAPH = corpus.encoded(np.full((20, 20, 3), 99, np.uint8), "JPEG")
 
@@ -324,23 +325,39 @@ def test_every_row_of_a_damaged_row_group_is_counted(tmp_path):
     assert manifest.quarantined == 2
 
 
-@pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_a_store_that_does_not_answer_is_no_damage(kind, tmp_path, monkeypatch):
-    source = tmp_path / "source"
+@pytest.mark.parametrize(
+    ("kind", "owner", "name"),
+    [
+        ("tar", tarfile.TarFile, "extractfile"),
+        ("tar", Folder, "open"),
+        ("parquet", pq.ParquetFile, "iter_batches"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_no_damage(kind, owner, name, tmp_path, monkeypatch):
+    source, out = tmp_path / "source", tmp_path / "out"
     if kind == "parquet":
         huggingface(source)
     else:
         for split in ("train", "val"):
-            tar = corpus.tar_of(corpus.sample("0", PHOTOGRAPH, 0) * 20)
+            tar = corpus.tar_of(corpus.sample("0", PHOTOGRAPH, 0))
             corpus.write(source / f"{split}-0.tar", tar)
-    (found,) = find_source(str(source)).train
 
-    def away(*_):
+    real = getattr(owner, name)
+
+    def away(it, *words, **settings):
+        if isinstance(it, Folder) and it.path != str(source):
+            return real(it, *words, **settings)
         raise OSError("When reading: AWS Error NETWORK_CONNECTION during GetObject")
 
-    if kind == "parquet":
-        monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: away())
-    else:
-        monkeypatch.setattr(tarfile.TarFile, "extractfile", away)
-    with pytest.raises(StoreError, match=r"source cannot be read just now \(.*NETWORK_CONN"):
-        list(found.read())
+    def write_run(job):
+        with monkeypatch.context() as now:
+            now.setattr(owner, name, away)
+            return runs_module.write_run(job)
+
+    def mapper(function, jobs):
+        yield from map(write_run, jobs)
+
+    with pytest.raises(StoreError, match=r"The source .* cannot be read just now \(.*NETWORK"):
+        prepare(source, out, size=16, mapper=mapper)
+    assert not list(out.rglob("*.npz"))
+    assert prepare(source, out, size=16).digest == prepare(source, tmp_path / "b", size=16).digest

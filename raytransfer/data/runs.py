@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raytransfer.data.convert import Converted, Form, convert
 from raytransfer.data.manifest import Split
-from raytransfer.data.sources.source import Found, Part
+from raytransfer.data.sources.source import Found, Part, images_of
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
@@ -148,7 +148,7 @@ def write_run(job: RunJob) -> Done:
         return Done.of(there)
     rows = _Rows(job)
     with folder.writing(job.images) as out:
-        for found in job.part.read():
+        for found in images_of(job.part):
             rows.add(found)
             if rows.waiting_bytes >= BLOCK_BYTES:
                 rows.flush(out)

@@ -97,7 +97,8 @@ def prepare(
         "source": found.digest,
     }
     folder = Folder(dest)
-    if f"{folder.uri}/".startswith(f"{Folder(source).uri}/"):
+    lying = Folder(source)
+    if f"{folder.path}/".startswith(f"{lying.path}/") and folder.local == lying.local:
         raise UserError(
             f"{folder} lies in the source, and would become a part of it: name another."
         )

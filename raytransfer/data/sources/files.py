@@ -33,7 +33,7 @@ class FilesPart:
                 yield Found(printable(name), label, content, "" if content is not None else "gone")
             except OSError as error:
                 if not folder.local:
-                    check_reached(self.root, error)
+                    check_reached(error)
                 reason = error.strerror or str(error)
                 if os.path.islink(f"{folder.path}/{name}"):
                     reason = f"a link that cannot be followed: {reason}"

@@ -68,7 +68,7 @@ class RowsPart:
                         "" if known else reason,
                     )
         except (pa.ArrowException, OSError) as error:
-            check_reached(self.root, error)
+            check_reached(error)
             reason = f"its row group is damaged: {' '.join(str(error).split())[:150]}"
             for lost in range(row, first + rows):
                 yield Found(f"{self.name}/{lost:08d}", -1, None, reason)

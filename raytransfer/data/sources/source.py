@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+import pyarrow as pa
+
 from raytransfer.data.manifest import Split
 from raytransfer.errors import StoreError, UserError
 from raytransfer.folder import Folder
@@ -17,17 +19,6 @@ killed run loses little and all cores end at about the same time."""
 
 DAMAGED = "is damaged from here on"
 """In the reason of a container that ends early, of which nobody knows how much is lost."""
-
-
-def check_reached(root: str, error: BaseException) -> None:
-    """Raises StoreError where an error in reading a source is of the place, not of what lies
-    there: a disk or an object store that does not answer."""
-    of_store = "AWS Error" in str(error) or "google::cloud" in str(error)
-    if of_store or getattr(error, "errno", None) is not None:
-        raise StoreError(
-            f"{Folder(root)} cannot be read just now ({' '.join(str(error).split())[:200]}): the "
-            "same command goes on."
-        ) from None
 
 
 class Found(NamedTuple):
@@ -51,6 +42,25 @@ class Part(Protocol):
     def read(self) -> Iterator[Found]:
         """Each image once, in the same order every time. A damaged container ends early, with a
         last Found that names it."""
+
+
+def check_reached(error: Exception) -> None:
+    """Raises an error in reading on, where it is of the place, not of what lies there: a disk or an
+    object store that does not answer."""
+    of_store = "AWS Error" in str(error) or "google::cloud" in str(error)
+    if of_store or getattr(error, "errno", None) is not None:
+        raise error
+
+
+def images_of(part: Part) -> Iterator[Found]:
+    """What a part holds. Raises StoreError where its place cannot be read."""
+    try:
+        yield from part.read()
+    except (OSError, pa.ArrowException) as error:
+        root, reason = Folder(getattr(part, "root", "")), " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"The source {root} cannot be read just now ({reason}): the same command goes on."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ def find_webdataset(folder: Folder) -> Source | None:
     if not parts["val"]:
         raise UserError(f"{folder} has tars of training images, and none with val in its name.")
     text = next((text for text in map(folder.read, CLASS_LISTS) if text is not None), None)
-    lines = text.decode("utf-8-sig", errors="replace").split("\n") if text is not None else []
-    classes = tuple(line.strip() for line in lines if line.strip()) or None
+    lines = (text or b"").decode("utf-8-sig", errors="replace").rstrip().split("\n")
+    classes = tuple(line.strip() for line in lines) if text is not None else None
     return Source("webdataset", classes, 3, parts["train"], parts["val"])
 
 
@@ -125,7 +125,7 @@ class ClassTarPart:
     def read(self) -> Iterator[Found]:
         with Folder(self.root).open(self.name) as outer:
             window = _Window(outer, self.start, self.size)
-            for name, content, reason in _members(self.root, window, f"{self.class_name}.tar"):
+            for name, content, reason in _members(window, f"{self.class_name}.tar"):
                 yield Found(f"{self.class_name}/{name}", self.label, content, reason)
 
 
@@ -184,9 +184,7 @@ class WebDatasetPart:
         known: set[str] = set()
         with Folder(self.root).open(self.name) as file:
             # A sample's name ends at the first dot behind the last slash.
-            for stem, sample in groupby(
-                _members(self.root, file, self.name), lambda m: _stem(m[0])
-            ):
+            for stem, sample in groupby(_members(file, self.name), lambda m: _stem(m[0])):
                 endings: dict[str, bytes] = {}
                 lost, twice, again = False, False, stem in known
                 known.add(stem)
@@ -224,7 +222,7 @@ def _stem(name: str) -> str:
 
 
 def _members(
-    root: str, file: "pa.NativeFile | _Window", tar_name: str
+    file: "pa.NativeFile | _Window", tar_name: str
 ) -> Iterator[tuple[str, bytes | None, str]]:
     """Names and contents of the files in a tar, or why there is none; hidden files left out.
 
@@ -247,7 +245,7 @@ def _members(
                 yield name, content, ""
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        check_reached(root, error)
+        check_reached(error)
         yield tar_name, None, f"the tar {DAMAGED}: {error}"
 
 
@@ -262,7 +260,7 @@ def _index(folder: Folder, name: str) -> tuple[list[tuple[str, int, int]], list[
                     places.append((member.name, member.offset_data, member.size))
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
-        check_reached(folder.uri, error)
+        check_reached(error)
         return places, [LostPart(name, f"the tar {DAMAGED}: {error}")]
     return places, []
 

@@ -190,9 +190,12 @@ def _named(file: str, text: str, label_of: dict[str, int]) -> dict[str, int]:
     places = {str(label): label for label in label_of.values()}
     # The first line may be a heading, where it can be nothing else.
     for heading, known in product((0, 1), (label_of, places)):
-        told = [_image_and_label(line, known) for line in lines[heading:]]
-        pairs = [pair for pair in told if pair is not None]
-        if not pairs or len(pairs) < len(told):
+        pairs: list[tuple[str, int]] = []
+        for line in lines[heading:]:
+            if (pair := _image_and_label(line, known)) is None:
+                break
+            pairs.append(pair)
+        if not pairs or len(pairs) < len(lines) - heading:
             continue
         found: dict[str, int] = {}
         for image, label in pairs:
