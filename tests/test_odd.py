@@ -361,3 +361,11 @@ def test_a_store_that_does_not_answer_is_no_damage(kind, owner, name, tmp_path, 
         prepare(source, out, size=16, mapper=mapper)
     assert not list(out.rglob("*.npz"))
     assert prepare(source, out, size=16).digest == prepare(source, tmp_path / "b", size=16).digest
+
+
+def test_labels_with_gaps_are_refused(tmp_path):
+    for split in ("train", "val"):
+        members = [m for i in (1, 2) for m in corpus.sample(str(i), PHOTOGRAPH, i)]
+        corpus.write(tmp_path / "source" / f"{split}-0.tar", corpus.tar_of(members))
+    with pytest.raises(UserError, match=r"has the label 0, and some have 2: number the classes"):
+        prepare(tmp_path / "source", tmp_path / "shards", size=16)

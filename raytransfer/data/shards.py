@@ -247,6 +247,11 @@ def _numbered(runs: dict[Split, list[Run]]) -> tuple[str, ...]:
     classes = int(labels["train"].max()) + 1
     if (unknown := labels["val"][labels["val"] >= classes]).size:
         raise UserError(f"There are validation images of class {unknown[0]}, and none to train on.")
+    if lacking := sorted(set(range(classes)) - set(labels["train"].tolist())):
+        raise UserError(
+            f"No training image that can be read has the label {lacking[0]}, and some have "
+            f"{classes - 1}: number the classes from 0 on, without gaps."
+        )
     return tuple(map(str, range(classes)))
 
 

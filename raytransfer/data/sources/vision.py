@@ -91,7 +91,7 @@ def _open(name: str, root: str, split: Split) -> Any:
         raise UserError(f"torchvision's {name} has no training and validation split.")
     tries = [settings]
     if "split" in takes and split == "val":
-        tries.append({"split": "test"})
+        tries += [{"split": "valid"}, {"split": "test"}]
     if "download" in takes:
         tries += [{**one, "download": True} for one in tries]
     for one in tries:
