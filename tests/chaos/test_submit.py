@@ -38,8 +38,7 @@ def dashboard(folder):
     words.append(f"--temp-dir={folder}")
     environment = os.environ | {"PATH": PATH, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
     quiet = subprocess.DEVNULL
-    own = {"env": environment, "stdout": quiet, "stderr": quiet, "start_new_session": True}
-    with subprocess.Popen(words, **own) as running:
+    with subprocess.Popen(words, env=environment, stdout=quiet, stderr=quiet) as running:
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -50,10 +49,18 @@ def dashboard(folder):
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
         # It would take half a minute to end by itself, and leave some of its processes.
-        words = ["ps", "-s", str(running.pid), "-o", "pid="]
-        for number in subprocess.run(words, capture_output=True, check=True).stdout.split():
+        for number in with_descendants(running.pid):
             with suppress(ProcessLookupError):
-                os.kill(int(number), signal.SIGKILL)
+                os.kill(number, signal.SIGKILL)
+
+
+def with_descendants(number):
+    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True).stdout
+    parent_of = dict(map(int, line.split()) for line in told.splitlines())
+    found = [number]
+    for one in found:
+        found += [child for child, parent in parent_of.items() if parent == one]
+    return found
 
 
 LEAKY = """
