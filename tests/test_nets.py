@@ -148,6 +148,11 @@ def test_pooling_comes_before_response_normalisation():
     assert (ours - F.max_pool2d(normalised, 3, 2)).abs().max() > 0.1
 
 
+def test_response_normalisation_is_in_float32_whatever_comes_to_it():
+    layer, x = CAFFENET.layers[0], (normal(2, 96, 13, 13) * 50).bfloat16()
+    assert torch.equal(after_weights(layer, x.clone()), after_weights(layer, x.float()))
+
+
 def test_response_normalisation_does_not_mix_networks():
     layer, (one, other) = CAFFENET.layers[0], normal(2, 3, 96, 13, 13) * 50
     together = after_weights(layer, torch.cat([one, other], 1), networks=2)

@@ -99,9 +99,10 @@ def after_weights(layer: Layer, x: Tensor, networks: int = 1) -> Tensor:
     if layer.normalise:
         images, channels, *sides = x.shape
         # Caffe's k is 1 and its alpha is divided by the size, as PyTorch's is. Of images with two
-        # sides, PyTorch would pool in three dimensions: no GPU does that deterministically.
+        # sides, PyTorch would pool in three dimensions: no GPU does that deterministically. In
+        # float32, as bfloat16 would keep two or three digits of the sum of squares.
         x = F.local_response_norm(
-            x.reshape(images * networks, channels // networks, -1), 5, 1e-4, 0.75, 1.0
+            x.reshape(images * networks, channels // networks, -1).float(), 5, 1e-4, 0.75, 1.0
         ).reshape(images, channels, *sides)
     return x
 

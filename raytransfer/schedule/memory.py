@@ -98,7 +98,7 @@ def _saved(layer: Layer, inputs: Shape, number: int) -> int:
         total += number * prod(_before(layer, inputs)) + PLACE * outputs
     if layer.normalise:
         # ... the squares, their mean, the divisor, and what is divided;
-        total += (number + 3 * FLOAT) * outputs
+        total += 4 * FLOAT * outputs
     if layer.dropout:
         # ... which units stay, and what they give.
         total += (number + 1) * outputs
