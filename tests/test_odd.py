@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import corpus
 import numpy as np
@@ -17,6 +18,7 @@ from faults import tear
 from PIL import Image
 from pyarrow import parquet as pq
 
+import raytransfer
 from raytransfer.cli import main
 from raytransfer.data import convert as convert_module
 from raytransfer.data import runs as runs_module
@@ -267,6 +269,9 @@ def test_a_program_is_no_image(tmp_path, monkeypatch):
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     assert convert_module.convert(program, convert_module.Form(3)) == "not an image"
     assert not (tmp_path / "ran").exists()
+    package = Path(raytransfer.__file__).parent
+    opening = [file.name for file in package.rglob("*.py") if "Image.open(" in file.read_text()]
+    assert opening == ["pixels.py"]
 
 
 @pytest.mark.parametrize(("mode", "value"), [("I", 200), ("F", 0.5)])

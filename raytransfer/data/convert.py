@@ -13,7 +13,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from raytransfer.data.pixels import FORMATS, JPEG, of_pillow
+from raytransfer.data.pixels import JPEG, of_pillow, opened
 
 Fit = Literal["warp", "crop"]
 Pixels = NDArray[np.uint8]
@@ -105,19 +105,18 @@ def decode(
             # What this strict decoder refuses, Pillow may know: CMYK, or junk between segments.
             if isinstance(error, _TooLargeError):
                 raise
-    with _opened(encoded) as opened:
-        _check_size(*opened.size)
-        turn = opened.getexif().get(_ORIENTATION, 1) if upright else 1
-        pixels = of_pillow(opened, channels)
+    with _quietly(encoded) as image:
+        _check_size(*image.size)
+        turn = image.getexif().get(_ORIENTATION, 1) if upright else 1
+        pixels = of_pillow(image, channels)
     pixels = _turned(pixels, turn)
     return pixels, (pixels.shape[1], pixels.shape[0])
 
 
 @contextmanager
-def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """By Pillow, quietly: what it warns of, such as EXIF that it cannot read, harms no pixel."""
-    file = io.BytesIO(encoded)
-    with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
+def _quietly(encoded: bytes) -> Iterator[Image.Image]:
+    """What Pillow warns of, such as EXIF that it cannot read, harms no pixel."""
+    with warnings.catch_warnings(action="ignore"), opened(encoded) as image:
         yield image
 
 
@@ -135,8 +134,8 @@ def _orientation(jpeg: bytes) -> int:
     if not _has_exif(jpeg):
         return 1
     try:
-        with _opened(jpeg) as opened:
-            return int(opened.getexif().get(_ORIENTATION, 1))
+        with _quietly(jpeg) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing, and the pixels are fine
         return 1
 

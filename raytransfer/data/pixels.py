@@ -15,6 +15,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """That Pillow may take an image for. It knows more, one of which it hands to Ghostscript."""
 
 
+def opened(encoded: bytes | memoryview) -> Image.Image:
+    """By Pillow, its pixels not read yet. Raises what Pillow raises for no image."""
+    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
 def decode(encoded: memoryview, out: NDArray[np.uint8]) -> None:
     """Decodes an image into `out`, contiguous [height, width, channel] with 1 or 3 channels.
 
@@ -32,7 +37,7 @@ def decode(encoded: memoryview, out: NDArray[np.uint8]) -> None:
             # A smaller image fills the buffer in part, without complaint.
             if pixels.shape == out.shape:
                 return
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+    with opened(encoded) as image:
         if image.size != (out.shape[1], out.shape[0]):
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels, not {out.shape[1]}x{out.shape[0]}"

@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ from raytransfer.folder import Folder
 
 RUNS = "unfinished"
 """Folder of runs, inside that of the shards; deleted at the end."""
+
+AGAIN = f"{RUNS}/again"
+"""There once the command has ended for unreadable images."""
 
 MOST_CLASSES = 100_000
 """Where the source does not say how many classes it has; a larger label is none."""
@@ -90,15 +94,12 @@ class RunJob:
     classes: int | None
     """Labels there may be; None for MOST_CLASSES."""
 
-    @property
-    def images(self) -> str:
-        """Name of the file of encoded images."""
-        return f"{run_name(self.split, self.number)}.images"
+    again: bool = False
+    """Whether a run with unreadable images is made anew, as they may have been mended."""
 
     @property
-    def file(self) -> str:
-        """Name of the index."""
-        return f"{run_name(self.split, self.number)}.npz"
+    def name(self) -> str:
+        return run_name(self.split, self.number)
 
 
 @dataclass(frozen=True)
@@ -117,23 +118,13 @@ def run_name(split: Split, number: int) -> str:
     return f"{RUNS}/{split}-{number:05d}"
 
 
-def read_run(folder: Folder, split: Split, number: int) -> Run | None:
-    """A run; None where it is not there, or not whole."""
-    content = folder.read(f"{run_name(split, number)}.npz")
-    try:
-        return None if content is None else Run.from_bytes(content)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
-        return None
-
-
-def whole_run(folder: Folder, split: Split, number: int) -> Run:
-    """A run that has just been written. Raises UserError where something has taken it away."""
-    if (run := read_run(folder, split, number)) is None:
-        raise UserError(
-            f"{run_name(split, number)}.npz in {folder} is gone or damaged: the same command "
-            "writes it again."
-        )
-    return run
+def read_run(folder: Folder, split: Split, number: int) -> Run:
+    """A run. Raises UserError where it is not there, or not whole."""
+    name = f"{run_name(split, number)}.npz"
+    with suppress(zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        if (content := folder.read(name)) is not None:
+            return Run.from_bytes(content)
+    raise UserError(f"{name} in {folder} is gone or damaged: the same command writes it again.")
 
 
 def write_run(job: RunJob) -> Done:
@@ -144,17 +135,19 @@ def write_run(job: RunJob) -> Done:
     # Every core has a part of its own; OpenCV's threads would get in one another's way.
     cv2.setNumThreads(1)
     folder = Folder(job.dest)
-    if (there := read_run(folder, job.split, job.number)) is not None:
-        return Done.of(there)
+    with suppress(UserError):
+        there = Done.of(read_run(folder, job.split, job.number))
+        if not (job.again and there.bad):
+            return there
     rows = _Rows(job)
-    with folder.writing(job.images) as out:
+    with folder.writing(f"{job.name}.images") as out:
         for found in images_of(job.part):
             rows.add(found)
             if rows.waiting_bytes >= BLOCK_BYTES:
                 rows.flush(out)
         rows.flush(out)
     run = rows.run()
-    folder.write(job.file, run.to_bytes())
+    folder.write(f"{job.name}.npz", run.to_bytes())
     return Done.of(run)
 
 

@@ -27,7 +27,7 @@ from raytransfer.data.manifest import (
     read_manifest,
 )
 from raytransfer.data.mapping import Mapper, in_turn
-from raytransfer.data.runs import RUNS, Done, Run, RunJob, read_run, whole_run, write_run
+from raytransfer.data.runs import AGAIN, RUNS, Done, Run, RunJob, read_run, write_run
 from raytransfer.data.sources.find import Layout, find_source
 from raytransfer.data.sources.source import DAMAGED, Source, first_of_each
 from raytransfer.errors import UserError
@@ -97,8 +97,8 @@ def prepare(
         "source": found.digest,
     }
     folder = Folder(dest)
-    lying = Folder(source)
-    if f"{folder.path}/".startswith(f"{lying.path}/") and folder.local == lying.local:
+    around = Folder(source)
+    if f"{folder.path}/".startswith(f"{around.path}/") and folder.local == around.local:
         raise UserError(
             f"{folder} lies in the source, and would become a part of it: name another."
         )
@@ -183,17 +183,18 @@ def _convert(
     mapper: Mapper,
     say: Progress,
 ) -> dict[Split, list[Run]]:
-    """All parts as runs; those that are there already are kept."""
+    """All parts as runs. Those that are there already are kept; but where unreadable images have
+    ended the command before, not those that have any: they may have been mended."""
     classes = None if source.classes is None else len(source.classes)
+    again = folder.has(AGAIN)
     jobs = [
-        RunJob(folder.uri, split, number, part, form, seed, classes)
+        RunJob(folder.uri, split, number, part, form, seed, classes, again)
         for split in SPLITS
         for number, part in enumerate(source.parts(split))
     ]
     total = source.count("train") + source.count("val")
     images = 0
     bad: list[dict[str, str]] = []
-    _forget_bad(folder, jobs, total, max_bad)
     done: Done
     for done in mapper(write_run, jobs):
         images += done.images
@@ -202,9 +203,10 @@ def _convert(
         count = max(total, images + len(bad))
         say("converting", images + len(bad), count)
         if (too_bad := _too_bad(bad, count, max_bad)) is not None:
+            folder.write(AGAIN, b"")
             raise UserError(too_bad)
     return {
-        split: [whole_run(folder, job.split, job.number) for job in jobs if job.split == split]
+        split: [read_run(folder, job.split, job.number) for job in jobs if job.split == split]
         for split in SPLITS
     }
 
@@ -212,7 +214,7 @@ def _convert(
 def _too_bad(bad: Sequence[dict[str, str]], count: int, max_bad: float) -> str | None:
     """Why so many unreadable images of `count` are too many; None where they are not."""
     for line in bad:
-        if DAMAGED in line["reason"] and max_bad < 1:
+        if max_bad < 1 and DAMAGED in line["reason"]:
             return (
                 f"{line['key']}: {line['reason']}. How many images are lost by that, nobody knows: "
                 "fetch it again, or take those that lie before the damage with --max-bad 1."
@@ -224,21 +226,6 @@ def _too_bad(bad: Sequence[dict[str, str]], count: int, max_bad: float) -> str |
         f"allowed; the first is {bad[0]['key']} ({bad[0]['reason']}): mend them, or allow more "
         "with --max-bad."
     )
-
-
-def _forget_bad(folder: Folder, jobs: Sequence[RunJob], count: int, max_bad: float) -> None:
-    """Delete runs with unreadable images where these ended the command before, as they may have
-    been mended."""
-    names = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
-    there = [job for job in jobs if job.file in names]
-    bad = {
-        job.file: run.quarantine
-        for job in there
-        if (run := read_run(folder, job.split, job.number)) is not None and run.quarantine
-    }
-    if _too_bad([line for lines in bad.values() for line in lines], count, max_bad) is not None:
-        for file in bad:
-            folder.delete(file)
 
 
 def _numbered(runs: dict[Split, list[Run]]) -> tuple[str, ...]:

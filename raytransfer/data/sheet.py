@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Manifest, Split, read_manifest
+from raytransfer.data.pixels import opened
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder, written_whole
 
@@ -105,8 +106,8 @@ def _counts(manifest: Manifest, split: Split) -> NDArray[np.int64]:
 
 def _shown(encoded: bytes, key: str, size: tuple[int, int]) -> Shown:
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+        with opened(encoded) as stored:
+            image = ImageOps.exif_transpose(stored).convert("RGB")
     except Exception:  # a decoder may raise anything at a broken image
         return Shown("", key, size, small=False)
     small = max(image.size) <= SMALL

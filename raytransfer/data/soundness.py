@@ -19,6 +19,7 @@ from pyarrow import parquet as pq
 
 from raytransfer.data.deal import SCHEMA
 from raytransfer.data.manifest import Manifest, StoredFile
+from raytransfer.data.pixels import opened
 from raytransfer.folder import Folder
 
 READ = 8 * 2**20
@@ -226,7 +227,7 @@ def _image_fault(encoded: bytes, manifest: Manifest) -> str | None:
                     raise
                 # It was kept as it came: of printer's inks, or with a flaw that Pillow overlooks,
                 # and so did `prepare`.
-        with Image.open(io.BytesIO(encoded)) as image:
+        with opened(encoded) as image:
             grey = image.getbands() == ("L",)
             if (fault := _form_fault(image.width, image.height, grey, manifest)) is None:
                 image.load()

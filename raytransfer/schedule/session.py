@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -159,14 +160,20 @@ def _join() -> None:
         ) from None
 
 
+def knock(address: str, seconds: float) -> None:
+    """Raises OSError where nobody listens at HOST:PORT within so many seconds."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+
+
 def _reach(address: str) -> None:
     """Raises UserError where nobody listens at HOST:PORT; Ray would ask there for ever."""
-    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"[^/]+:\d+", address):
+        return None  # auto, or a URL
     deadline = time.monotonic() + REACH_SECONDS
-    while host and port.isdigit():
+    while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-            return
+            return knock(address, REACH_SECONDS)
         except (OSError, OverflowError) as error:
             if time.monotonic() > deadline:
                 raise UserError(

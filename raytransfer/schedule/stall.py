@@ -7,7 +7,6 @@ of a cluster does not answer for a minute, Ray itself ends the driver.)
 """
 
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from raytransfer.errors import StoppedError
 from raytransfer.results.store import EVENTS, StudyFolder
 from raytransfer.schedule.hold import Hold
 from raytransfer.schedule.meanwhile import Unchanged, meanwhile
-from raytransfer.schedule.session import in_cluster
+from raytransfer.schedule.session import in_cluster, knock
 
 RAY_LOOK_SECONDS = 3.0
 
@@ -50,12 +49,12 @@ def noticing_stalls(folder: StudyFolder, held: Hold, seconds: float) -> Iterator
     import ray
 
     progress = Unchanged()
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    head = ray.get_runtime_context().gcs_address
     lost = StoppedError("Ray's processes on this machine were lost")
 
     def look_at_the_head() -> bool:
         try:
-            socket.create_connection((host, int(port)), RAY_LOOK_SECONDS).close()
+            knock(head, RAY_LOOK_SECONDS)
             return True
         except ConnectionRefusedError:
             held.fail(lost)

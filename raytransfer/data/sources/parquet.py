@@ -50,7 +50,7 @@ class RowsPart:
         self, file: pq.ParquetFile, group: int, first: int, rows: int
     ) -> Iterator[Found]:
         """Rows that a damaged group has lost are each named."""
-        row, reason = first, "no image or no label in this row"
+        row = first
         try:
             for batch in file.iter_batches(
                 ROWS_AT_ONCE, row_groups=[group], columns=[self.image, self.label]
@@ -59,14 +59,12 @@ class RowsPart:
                 if pa.types.is_struct(images.type):
                     images = images.field("bytes")
                 for content, label in zip(images, labels, strict=True):
-                    known = label is not None and content.is_valid
+                    key = f"{self.name}/{row:08d}"
                     row += 1
-                    yield Found(
-                        f"{self.name}/{row - 1:08d}",
-                        label if known else -1,
-                        content.as_py() if known else None,
-                        "" if known else reason,
-                    )
+                    if label is None or not content.is_valid:
+                        yield Found(key, -1, None, "no image or no label in this row")
+                    else:
+                        yield Found(key, label, content.as_py())
         except (pa.ArrowException, OSError) as error:
             check_reached(error)
             reason = f"its row group is damaged: {' '.join(str(error).split())[:150]}"

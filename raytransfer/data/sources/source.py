@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -16,6 +17,9 @@ PART_IMAGES = 512
 """Images of a part, where the layout leaves it open: half a second of work for a core, so that a
 killed run loses little and all cores end at about the same time."""
 
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation")
+"""What people call a split."""
 
 DAMAGED = "is damaged from here on"
 """In the reason of a container that ends early, of which nobody knows how much is lost."""
@@ -34,6 +38,10 @@ class Found(NamedTuple):
 
 class Part(Protocol):
     """Images that are read one after the other; travels to other processes."""
+
+    @property
+    def root(self) -> str:
+        """Path or URI of the folder that it lies in."""
 
     @property
     def images(self) -> int:
@@ -57,7 +65,7 @@ def images_of(part: Part) -> Iterator[Found]:
     try:
         yield from part.read()
     except (OSError, pa.ArrowException) as error:
-        root, reason = Folder(getattr(part, "root", "")), " ".join(str(error).split())[:200]
+        root, reason = Folder(part.root), " ".join(str(error).split())[:200]
         raise StoreError(
             f"The source {root} cannot be read just now ({reason}): the same command goes on."
         ) from error
@@ -92,6 +100,11 @@ class Source:
             here = {name: value for name, value in vars(part).items() if name != "root"}
             told.update(repr(here).encode(errors="backslashreplace"))
         return told.hexdigest()
+
+
+def words_of(name: str) -> set[str]:
+    """The words in a file's name, without regard to case."""
+    return set(re.split(r"[^a-z]+", name.lower()))
 
 
 def printable(name: str) -> str:

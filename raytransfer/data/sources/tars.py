@@ -19,10 +19,12 @@ from raytransfer.data.manifest import Split
 from raytransfer.data.sources.source import (
     DAMAGED,
     PART_IMAGES,
+    VAL_NAMES,
     Found,
     Source,
     check_reached,
     printable,
+    words_of,
 )
 from raytransfer.data.sources.truth import validation_labels
 from raytransfer.errors import UserError
@@ -38,7 +40,7 @@ IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm
 CLASS_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
 
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
-_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
+_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": VAL_NAMES}
 
 
 def find_ilsvrc(folder: Folder) -> Source | None:
@@ -87,7 +89,7 @@ def find_webdataset(folder: Folder) -> Source | None:
                 whole = f"{below}/{name}".lstrip("/")
                 if not _TAR.search(name) or not info.is_file:
                     continue
-                said = set(re.split(r"[^a-z]+", name.lower()))
+                said = words_of(name)
                 splits = [split for split, words in _SPLITS.items() if said & set(words)]
                 if not below and len(splits) > 1:
                     raise UserError(
@@ -160,6 +162,7 @@ class RangesPart:
 class LostPart:
     """What cannot be read of a tar."""
 
+    root: str
     key: str
     reason: str
     images: int = 0
@@ -261,7 +264,7 @@ def _index(folder: Folder, name: str) -> tuple[list[tuple[str, int, int]], list[
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
         check_reached(error)
-        return places, [LostPart(name, f"the tar {DAMAGED}: {error}")]
+        return places, [LostPart(folder.uri, name, f"the tar {DAMAGED}: {error}")]
     return places, []
 
 

@@ -1,13 +1,10 @@
 """A tree with a folder for each class, as torchvision's ImageFolder reads it."""
 
 from raytransfer.data.sources.files import files_below, hidden, in_parts, inside
-from raytransfer.data.sources.source import Source, printable
+from raytransfer.data.sources.source import TRAIN_NAMES, VAL_NAMES, Source, printable
 from raytransfer.data.sources.truth import validation_labels
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
-
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation")
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"
 """Where Kaggle's archive of ImageNet keeps its images."""

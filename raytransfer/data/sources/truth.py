@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from scipy.io import loadmat
 
+from raytransfer.data.sources.source import TRAIN_NAMES, VAL_NAMES, words_of
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
@@ -30,8 +31,8 @@ SYNSETS = ("synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")
 
 LISTS = (".txt", ".csv")
 
-TRAINING = {"train", "training"}
-VALIDATION = {"val", "valid", "validation", "trainval"}
+TRAINING = {*TRAIN_NAMES}
+VALIDATION = {*VAL_NAMES, "trainval"}
 """Words in the names of lists, by which they tell of what images they are."""
 
 LARGEST_LIST = 64 * 2**20
@@ -98,7 +99,7 @@ def _by_name(
     said: dict[str, list[int]] = {}
     wrong: list[UserError] = []
     for name, text in lists.items():
-        if TRAINING & _words(name) and not VALIDATION & _words(name):
+        if TRAINING & words_of(name) and not VALIDATION & words_of(name):
             continue
         try:
             named = _named(f"{name} in {folder}", text, label_of)
@@ -113,7 +114,7 @@ def _by_name(
                 wrong.append(UserError(f"{name} in {folder} does not say the class of {lacking}."))
     if not said and wrong:
         raise wrong[0]
-    said = {name: said[name] for name in said if VALIDATION & _words(name)} or said
+    said = {name: said[name] for name in said if VALIDATION & words_of(name)} or said
     for (one, labels), (other, differing) in pairwise(said.items()):
         if labels != differing:
             raise UserError(
@@ -121,10 +122,6 @@ def _by_name(
                 "take the wrong one away."
             )
     return next(((labels, name) for name, labels in said.items()), None)
-
-
-def _words(name: str) -> set[str]:
-    return set(re.split(r"[^a-z]+", name.lower()))
 
 
 def _beside(folder: Folder, image: str) -> tuple[dict[str, str], bytes | None]:
