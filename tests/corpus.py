@@ -11,6 +11,7 @@ layouts hold the same ones, under real wnids: two of these classes are both call
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import sys
@@ -203,6 +204,32 @@ def kaggle(folder: Path) -> Path:
     return folder
 
 
+def tiny_imagenet(folder: Path) -> Path:
+    """As Tiny ImageNet unpacks: a folder of images in each, and boxes beside it."""
+    for image in of("train"):
+        write(folder / "train" / image.wnid / "images" / image.name, image.jpeg)
+        write(folder / "train" / image.wnid / f"{image.wnid}_boxes.txt", f"{image.name}\t0\t0\n")
+    lines = [f"{image.name}\t{image.wnid}\t0\t32\t44\t62\n" for image in mixed(of("val"))]
+    write(folder / "val" / "val_annotations.txt", "".join(lines))
+    for image in of("val"):
+        write(folder / "val" / "images" / image.name, image.jpeg)
+    write(folder / "wnids.txt", "".join(f"{wnid}\n" for wnid in mixed_wnids()))
+    write(folder / "words.txt", "".join(f"{wnid}\t{name}\n" for wnid, name in WORDS.items()))
+    return folder
+
+
+def half_unpacked(folder: Path) -> Path:
+    """ImageNet's training tar unpacked, and of its tars again some, with and without the tar."""
+    flat_with_synsets(folder)
+    for i, wnid in enumerate(WORDS):
+        images = [(image.name, image.jpeg) for image in of("train") if image.wnid == wnid]
+        if i % 3 < 2:
+            write(folder / "train" / f"{wnid}.tar", tar_of(images))
+        if i % 3 == 0:
+            shutil.rmtree(folder / "train" / wnid)
+    return folder
+
+
 # The tars as downloaded.
 
 
@@ -317,6 +344,18 @@ def huggingface_parquet(folder: Path) -> Path:
     return folder
 
 
+def converted_parquet(folder: Path) -> Path:
+    """plain_text/train/0000.parquet ..., as the Hub converts what was uploaded otherwise."""
+    huggingface_parquet(folder)
+    for file in (folder / "data").iterdir():
+        split, number, *_ = file.stem.split("-")
+        place = folder / "plain_text" / split
+        place.mkdir(parents=True, exist_ok=True)
+        file.rename(place / f"{number[1:]}.parquet")
+    (folder / "data").rmdir()
+    return folder
+
+
 def webdataset(folder: Path) -> Path:
     """train-000000.tar ..., val-000000.tar; a .json beside each image, which nobody needs."""
     for split, files in (("train", 2), ("val", 1)):
@@ -355,6 +394,13 @@ def idx_file(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
+def dotted_idx(folder: Path) -> Path:
+    """train-images.idx3-ubyte ..., as Kaggle has them."""
+    for file in list(idx(folder).iterdir()):
+        file.rename(folder / file.name.replace("-idx", ".idx"))
+    return folder
+
+
 def torchvision_idx(folder: Path) -> Path:
     """The folder that torchvision.datasets.FashionMNIST is given as its root."""
     idx(folder / "FashionMNIST" / "raw")
@@ -370,13 +416,16 @@ JPEG_LAYOUTS: dict[str, Callable[[Path], Path]] = {
         flat_with_wnids,
         flat_with_labels,
         kaggle,
+        tiny_imagenet,
+        half_unpacked,
         ilsvrc_tars,
         huggingface_parquet,
+        converted_parquet,
         webdataset,
     )
 }
 GREY_LAYOUTS: dict[str, Callable[[Path], Path]] = {
-    layout.__name__: layout for layout in (idx, torchvision_idx)
+    layout.__name__: layout for layout in (idx, dotted_idx, torchvision_idx)
 }
 
 

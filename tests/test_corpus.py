@@ -25,8 +25,10 @@ SIZE = 64
 FORMATS = {
     "ilsvrc_tars": "ilsvrc",
     "huggingface_parquet": "huggingface",
+    "converted_parquet": "huggingface",
     "webdataset": "webdataset",
     "idx": "idx",
+    "dotted_idx": "idx",
     "torchvision_idx": "torchvision",
 }
 """What a layout is called, where it is not a tree."""
@@ -105,7 +107,7 @@ def test_every_layout_gives_the_same_images(layout: str, tree: Manifest, tmp_pat
     assert manifest.val_counts == tree.val_counts
     assert manifest.quarantined == 0
     # WebDataset's numbers and Hugging Face's names are all that these know of the classes.
-    if layout == "huggingface_parquet":
+    if FORMATS.get(layout) == "huggingface":
         names = [words.split(",")[0] for words in WORDS.values()]
         assert len(set(manifest.classes)) == len(names)
         pairs = zip(manifest.classes, names, strict=True)

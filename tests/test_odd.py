@@ -71,10 +71,11 @@ def test_what_is_passed_over_is_told(tmp_path, capsys):
     source = tree(tmp_path / "source")
     for name in ("train/.DS_Store", "train/a/._traina.jpg", "train/.cache/a.jpg", "train/a/.x/1"):
         corpus.write(source / name, b"hidden")
+    corpus.write(source / "train" / "a" / "a_boxes.TXT", "1 2 3 4\n")
     corpus.write(source / "val" / "stray.jpg", PHOTOGRAPH)
     assert main(["prepare", str(source), str(tmp_path / "shards"), "--size", "16"]) == 0
     said = capsys.readouterr().err
-    passed = "Hidden or in no class's folder, and passed over: 5 (train/.DS_Store, train/.cache, "
+    passed = "Hidden, a text or in no class's folder, and passed over: 6 (train/.DS_Store, "
     assert passed in said
     assert read_manifest(tmp_path / "shards").train_counts == (1, 1)
     assert "passed over" not in said.replace(passed, "")
@@ -314,6 +315,16 @@ def test_files_that_number_classes_differently_are_refused(tmp_path):
     source = huggingface(tmp_path / "source", (("a", "b"), ("b", "a")))
     with pytest.raises(UserError, match=r"validation-0\.parquet in .* numbers other classes"):
         prepare(source, tmp_path / "shards", size=16)
+
+
+def test_parquet_of_several_configurations_or_of_both_splits_is_refused(tmp_path):
+    large, small = (huggingface(tmp_path / name) for name in ("large", "small"))
+    with pytest.raises(UserError, match=r"several configurations \(large, small\): give one of"):
+        prepare(tmp_path, tmp_path / "shards", size=16)
+    assert prepare(large, tmp_path / "shards", size=16).train_counts == (2, 2)
+    (small / "train-0.parquet").rename(small / "train_val_0.parquet")
+    with pytest.raises(UserError, match=r"train_val_0\.parquet in .* names both splits: move it"):
+        prepare(small, tmp_path / "more", size=16)
 
 
 def test_every_row_of_a_damaged_row_group_is_counted(tmp_path):

@@ -19,7 +19,7 @@ Layout = Literal["auto", "tree", "ilsvrc", "huggingface", "webdataset", "idx", "
 LAYOUTS = {
     "ilsvrc": f"{tars.TRAIN_TAR} and {tars.VAL_TAR} as downloaded",
     "idx": "IDX files (train-images-idx3-ubyte, ...)",
-    "huggingface": "Hugging Face's Parquet (train-*.parquet, validation-*.parquet)",
+    "huggingface": "Hugging Face's Parquet (train-*.parquet or train/*.parquet, ...)",
     "webdataset": "WebDataset tars (*train*.tar, *val*.tar)",
     "tree": "class folders (train/CLASS/*, val/CLASS/*, or val/* beside a list)",
     "torchvision": "a torchvision data set by its name (--format torchvision)",

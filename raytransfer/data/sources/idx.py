@@ -1,6 +1,7 @@
 """IDX files: MNIST's format, and that of the data sets made in its image."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,14 +80,16 @@ def find(folder: Folder, class_names: Sequence[str] | None = None) -> Source | N
 
 
 def _has_images(folder: Folder) -> bool:
-    return any(name.startswith("train-images-idx3-ubyte") for name in folder.names())
+    return any(re.match("train-images[-.]idx3-ubyte", name) for name in folder.names())
 
 
 def _read(root: str, name: str) -> NDArray[np.uint8]:
     """The array of unsigned bytes in an IDX file, plain or gzipped."""
     folder = Folder(root)
     present = dict(folder.entries())
-    found = next((n for n in (name, f"{name}.gz") if n in present), None)
+    # Where they are fetched as train-images.idx3-ubyte, too.
+    names = (name, name.replace("-idx", ".idx"))
+    found = next((n for name in names for n in (name, f"{name}.gz") if n in present), None)
     if found is None:
         raise UserError(f"{folder} lacks {name} (or {name}.gz).")
     return _unpacked(root, found, present[found].mtime_ns)

@@ -1,7 +1,6 @@
 """Parquet files as Hugging Face's datasets writes them: an image column and a label column."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,15 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Split
-from raytransfer.data.sources.source import PART_IMAGES, Found, Source, check_reached
+from raytransfer.data.sources.files import inside
+from raytransfer.data.sources.source import (
+    PART_IMAGES,
+    SPLIT_NAMES,
+    Found,
+    Source,
+    check_reached,
+    words_of,
+)
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
@@ -20,8 +27,8 @@ ROWS_AT_ONCE = 64
 LABELS = ("label", "labels", "fine_label", "cls", "class")
 """Columns that are labels, the first that there is."""
 
-_NAME = re.compile(r"(train|training|val|valid|validation)\b.*\.parquet")
-_PLACES = ("", "data", "default")
+MOST_FOLDERS = 32
+"""Folders beside one another that may be configurations of a data set; more are classes."""
 
 
 @dataclass(frozen=True)
@@ -73,23 +80,51 @@ class RowsPart:
 
 
 def find(folder: Folder) -> Source | None:
-    """Files train-*.parquet and validation-*.parquet, in the folder or its data/.
+    """Files with train or validation in their names, or in folders of these names; in the folder,
+    its data/, or the folder of a configuration (default/, plain_text/).
 
     The classes are those of the label's ClassLabel; two of one name get their number behind it.
     None where there are no such files. Raises UserError for files of other columns.
     """
-    for place in _PLACES:
-        names = [name for name in folder.names(place) if _NAME.fullmatch(name)]
-        files = [f"{place}/{name}".lstrip("/") for name in names]
-        if files:
+    folders, _ = inside(folder, "")
+    for place in ("", "data"):
+        if (not place or place in folders) and (files := _files(folder, place)):
             return _source(folder, files)
-    return None
+    splits = {word for words in SPLIT_NAMES.values() for word in words}
+    others = [name for name in folders if name not in splits]
+    if len(others) > MOST_FOLDERS:
+        return None
+    found = {name: files for name in others if (files := _files(folder, name))}
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} has Parquet files of several configurations ({', '.join(found)}): give one "
+            "of these folders."
+        )
+    return next((_source(folder, files) for files in found.values()), None)
 
 
-def _source(folder: Folder, files: list[str]) -> Source:
+def _files(folder: Folder, place: str) -> dict[str, Split]:
+    """The Parquet files of a place, by the split that their name or their folder tells."""
+    found: dict[str, Split] = {}
+    folders, names = inside(folder, place)
+    for split, words in SPLIT_NAMES.items():
+        told = [name for name in names if words_of(name) & {*words}]
+        for word in (word for word in words if word in folders):
+            _, below = inside(folder, f"{place}/{word}".lstrip("/"))
+            told += [f"{word}/{name}" for name in below]
+        for name in (name for name in told if name.endswith(".parquet")):
+            if name in found:
+                raise UserError(
+                    f"{name} in {folder} names both splits: move it into a folder train or val."
+                )
+            found[name] = split
+    return {f"{place}/{name}".lstrip("/"): split for name, split in found.items()}
+
+
+def _source(folder: Folder, files: dict[str, Split]) -> Source:
     parts: dict[Split, list[RowsPart]] = {"train": [], "val": []}
     classes: tuple[str, ...] | None = None
-    for name in files:
+    for name, split in files.items():
         try:
             with folder.open(name) as opened:
                 file = pq.ParquetFile(opened)
@@ -101,7 +136,6 @@ def _source(folder: Folder, files: list[str]) -> Source:
                         "write all with the same ClassLabel."
                     )
                 classes = classes or named
-                split: Split = "train" if name.split("/")[-1].startswith("train") else "val"
                 sizes = [
                     file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)
                 ]

@@ -17,8 +17,10 @@ PART_IMAGES = 512
 """Images of a part, where the layout leaves it open: half a second of work for a core, so that a
 killed run loses little and all cores end at about the same time."""
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation")
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+}
 """What people call a split."""
 
 DAMAGED = "is damaged from here on"

@@ -19,7 +19,7 @@ from raytransfer.data.manifest import Split
 from raytransfer.data.sources.source import (
     DAMAGED,
     PART_IMAGES,
-    VAL_NAMES,
+    SPLIT_NAMES,
     Found,
     Source,
     check_reached,
@@ -39,8 +39,10 @@ IMAGE_BYTES = 110_000
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm")
 CLASS_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
 
+CLASS_TAR = re.compile(r"n\d{8}\.tar")
+"""A tar of one class's images, called after its wnid, as they lie in ImageNet's training tar."""
+
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
-_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": VAL_NAMES}
 
 
 def find_ilsvrc(folder: Folder) -> Source | None:
@@ -82,15 +84,15 @@ def find_webdataset(folder: Folder) -> Source | None:
     The names of the classes are in classes.txt, a line each, or are their numbers.
     """
     parts: dict[Split, tuple[WebDatasetPart, ...]] = {}
-    for split, words in _SPLITS.items():
+    for split, words in SPLIT_NAMES.items():
         found = []
         for below in ("", *words):
             for name, info in folder.entries(below):
                 whole = f"{below}/{name}".lstrip("/")
-                if not _TAR.search(name) or not info.is_file:
+                if not _TAR.search(name) or CLASS_TAR.fullmatch(name) or not info.is_file:
                     continue
                 said = words_of(name)
-                splits = [split for split, words in _SPLITS.items() if said & set(words)]
+                splits = [split for split, words in SPLIT_NAMES.items() if said & set(words)]
                 if not below and len(splits) > 1:
                     raise UserError(
                         f"{name} in {folder} names both splits: move it into a folder train or val."
@@ -110,13 +112,13 @@ def find_webdataset(folder: Folder) -> Source | None:
 
 @dataclass(frozen=True)
 class ClassTarPart:
-    """One class: a tar inside ImageNet's training tar."""
+    """One class: a tar inside ImageNet's training tar, or one of its own."""
 
     root: str
     name: str
     class_name: str
     start: int
-    """Byte of the outer tar at which the inner one begins."""
+    """Byte of the file at which the tar begins."""
     size: int
     label: int
 

@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from scipy.io import loadmat
 
-from raytransfer.data.sources.source import TRAIN_NAMES, VAL_NAMES, words_of
+from raytransfer.data.sources.source import SPLIT_NAMES, words_of
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 
@@ -31,8 +31,8 @@ SYNSETS = ("synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")
 
 LISTS = (".txt", ".csv")
 
-TRAINING = {*TRAIN_NAMES}
-VALIDATION = {*VAL_NAMES, "trainval"}
+TRAINING = {*SPLIT_NAMES["train"]}
+VALIDATION = {*SPLIT_NAMES["val"], "trainval"}
 """Words in the names of lists, by which they tell of what images they are."""
 
 LARGEST_LIST = 64 * 2**20
