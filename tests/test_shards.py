@@ -186,6 +186,7 @@ def test_preparing_again_changes_nothing(idx, tmp_path):
     assert prepare(idx, tmp_path / "out") == first
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert {path.name for path in times} == {
+        "SHA256SUMS",
         "labels.npy",
         "manifest.json",
         "means.npy",
@@ -194,6 +195,9 @@ def test_preparing_again_changes_nothing(idx, tmp_path):
     }
     with pytest.raises(UserError, match="made otherwise \\(seed differ"):
         prepare(idx, tmp_path / "out", seed=1)
+    (tmp_path / "terms").write_text("Anybody may.\n")
+    with pytest.raises(UserError, match=r"without this licence: copy .*terms to LICENSE there"):
+        prepare(idx, tmp_path / "out", licence=tmp_path / "terms")
 
 
 def test_a_second_prepare_into_one_folder_is_told_of_the_first(idx, tmp_path):
@@ -232,6 +236,7 @@ def test_an_interrupted_prepare_goes_on_to_the_same_bytes(idx, tmp_path, monkeyp
     assert said[0][1] >= min(at[1], 60)  # what was done is not done again
     assert again.digest == prepare(idx, tmp_path / "other").digest
     assert sorted(path.name for path in out.iterdir()) == [
+        "SHA256SUMS",
         "labels.npy",
         "manifest.json",
         "means.npy",

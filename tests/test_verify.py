@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from pyarrow import parquet as pq
 
 from raytransfer.cli import main
-from raytransfer.data.manifest import demo_shards, read_labels, read_manifest
+from raytransfer.data.manifest import demo_shards, parse_manifest, read_labels, read_manifest
 from raytransfer.data.shards import ROW_GROUP, prepare
 from raytransfer.data.verify import verify
 from raytransfer.errors import UserError
@@ -44,11 +45,15 @@ def problems(shards: Path) -> list[str]:
 
 
 def edit(shards: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Edits the manifest."""
+    """Edits the manifest, and the hashes that would tell."""
     path = shards / "manifest.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+    sums = {file.name: file.sha256 for file in parse_manifest(str(shards), path.read_text()).stored}
+    sums["manifest.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sums.items() if (shards / name).exists()]
+    (shards / "SHA256SUMS").write_text("".join(lines))
 
 
 def rewrite(
@@ -79,10 +84,9 @@ def size_and_hash(path: Path) -> dict[str, Any]:
 def test_whole_shards_are_read_to_their_end(made: Path) -> None:
     found = verify(made, lambda problem: pytest.fail(str(problem)), threads=3)
     assert found.images == {"train": 8 * corpus.TRAIN, "val": 8 * corpus.VAL}
-    assert found.files == 4
-    manifest = read_manifest(made)
-    stored = (*manifest.train, *manifest.val, *manifest.beside)
-    assert found.bytes == sum(file.bytes for file in stored)
+    assert found.files == 5
+    stored = sum(file.bytes for file in read_manifest(made).stored)
+    assert found.bytes == stored + (made / "manifest.json").stat().st_size
 
 
 def test_the_shards_that_come_along_and_kept_images_are_whole(tmp_path: Path) -> None:
@@ -232,7 +236,6 @@ def test_other_rows_row_groups_and_columns_are_named(shards: Path) -> None:
         ({"height": None}, "height and width are None and 64, not both 1 or more"),
         ({"row_group": "many"}, "row_group is 'many', not 1 or more"),
         ({"row_group": 7}, "its row groups are not of 7 rows"),
-        ({"quarantined": 3}, "quarantine.jsonl: names 0 images, not the 3 of the manifest"),
         ({"mean_colour": [[1, 2, 3]] * 8}, "mean_colour is not what means.npy gives"),
         ({"settings": None}, "settings are no table of names and values"),
     ],
@@ -242,6 +245,51 @@ def test_an_edited_manifest_is_found(shards: Path, change: dict[str, Any], expec
     said = problems(shards)
     assert any(expected in line for line in said), said
     assert all(line.count("\n") == 0 for line in said)
+
+
+def test_what_no_image_tells_of_is_held_by_the_sums(tmp_path: Path) -> None:
+    source, shards = corpus.imagenet_tree(tmp_path / "source"), tmp_path / "shards"
+    (image, *_) = (source / "train").rglob("*.JPEG")
+    image.with_name("again.JPEG").write_bytes(image.read_bytes())
+    image.with_name("bad.JPEG").write_bytes(b"none")
+    (tmp_path / "terms").write_text("Anybody may.\n")
+    prepare(source, shards, size=16, max_bad=0.1, licence=tmp_path / "terms")
+    listed = {line.split("  ")[1] for line in (shards / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {path.name for path in shards.iterdir()} - {"SHA256SUMS"}
+    command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(command, cwd=shards, check=True, capture_output=True).stdout == b""
+    assert problems(shards) == []
+    for name in ("manifest.json", "quarantine.jsonl", "duplicates.jsonl", "LICENSE"):
+        whole = (shards / name).read_text()
+        (shards / name).write_text(f"{whole} ")
+        changed = f"{name}: its bytes are not those that were written: the sha256 differs"
+        assert problems(shards) == [changed]
+        (shards / name).write_text(whole)
+    (shards / "duplicates.jsonl").unlink()
+    shutil.copy(shards / VAL, shards / "val-00001-of-00002.parquet")
+    assert problems(shards) == [
+        "val-00001-of-00002.parquet: is none of these shards: take it away, or others will read it",
+        "duplicates.jsonl: is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text: None, "is missing: nothing says whether manifest.json is as it was written"),
+        (lambda text: text[66:], "does not tell the sha256 of labels.npy"),
+        (lambda text: text.replace("  val", "  ../val"), "has no sha256 and name of a file here"),
+        (lambda text: f"{'0' * 64}{text[64:]}", "tells another sha256 of labels.npy than manifest"),
+        (lambda text: text + "none\n", "has no sha256 and name of a file here in line 6"),
+    ],
+)
+def test_sums_that_do_not_fit_are_found(
+    shards: Path, change: Callable[[str], str | None], expected: str
+) -> None:
+    path = shards / "SHA256SUMS"
+    changed = change(path.read_text())
+    path.unlink() if changed is None else path.write_text(changed)
+    assert any(line.startswith(f"SHA256SUMS: {expected}") for line in problems(shards))
 
 
 def test_files_outside_the_folder_are_not_read(shards: Path) -> None:
@@ -290,7 +338,7 @@ def test_the_command_ends_with_a_table_and_a_status(
     assert main(["verify", str(shards)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"files +train images +val images +MB +images/s +problems", said)
-    assert re.search(r"^ 4 +48 +16 +0\.\d +[\d,]+ +0 *$", said, re.MULTILINE)
+    assert re.search(r"^ 5 +48 +16 +0\.\d +[\d,]+ +0 *$", said, re.MULTILINE)
     (shards / "means.npy").unlink()
     assert main(["verify", shards.as_uri()]) == 1
     said = capsys.readouterr().out

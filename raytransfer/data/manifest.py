@@ -21,6 +21,9 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+"""The sha256 of every file beside it, the manifest too, as `sha256sum --check` reads it."""
+
 UNFINISHED = "unfinished.json"
 """Stands in a folder from the first to the last moment of `prepare`."""
 
@@ -77,9 +80,9 @@ class Manifest:
         return self.train if split == "train" else self.val
 
     @property
-    def beside(self) -> tuple[StoredFile, ...]:
-        """The files that lie beside the shards."""
-        return self.labels, self.means
+    def stored(self) -> tuple[StoredFile, ...]:
+        """The shards, and the arrays beside them."""
+        return *self.train, *self.val, self.labels, self.means
 
     def to_json(self) -> str:
         stored = asdict(self)
@@ -140,7 +143,7 @@ def read_manifest(shards: str | Path) -> Manifest:
     manifest = parse_manifest(str(shards), manifest_text(folder))
     for what in malformed(manifest):
         raise UserError(f"{MANIFEST} in {folder}: {what}; prepare the shards again.")
-    for stored in (*manifest.train, *manifest.val, *manifest.beside):
+    for stored in manifest.stored:
         if stored.name not in present:
             raise UserError(
                 f"The shards in {folder} are incomplete, {stored.name} is missing: "
@@ -177,7 +180,7 @@ def malformed(manifest: Manifest) -> Iterator[str]:
         yield f"height and width are {size[0]!r} and {size[1]!r}, not both 1 or more"
     if not isinstance(manifest.settings, dict):
         yield "settings are no table of names and values"
-    for file in (*manifest.train, *manifest.val, *manifest.beside):
+    for file in manifest.stored:
         if not isinstance(file.name, str) or Path(file.name).name != file.name:
             yield f"{file.name!r} is no name of a file in the folder"
         elif not _whole(file.rows) or not _whole(file.bytes) or not isinstance(file.sha256, str):

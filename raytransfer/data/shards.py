@@ -19,6 +19,7 @@ from raytransfer.data.deal import ROW_GROUP, ShardJob, in_order, rows_of_a_shard
 from raytransfer.data.manifest import (
     MANIFEST,
     SPLITS,
+    SUMS,
     UNFINISHED,
     Manifest,
     Split,
@@ -33,6 +34,8 @@ from raytransfer.data.sources.source import DAMAGED, Source, first_of_each
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder
 from raytransfer.lease import ATTEMPTS, kept
+
+LICENCE = "LICENSE"
 
 MOST_SIZE = 4096
 """Pixels a side that images are made into at most: 50 MB each, which processes still hold."""
@@ -103,6 +106,11 @@ def prepare(
             f"{folder} lies in the source, and would become a part of it: name another."
         )
     if (finished := _finished(folder, settings)) is not None:
+        if licence is not None and folder.read(LICENCE) != Path(licence).read_bytes():
+            raise UserError(
+                f"{folder} holds finished shards without this licence: copy {licence} to "
+                f"{LICENCE} there."
+            )
         return finished
     say = progress or (lambda doing, done, of: None)
     with kept(folder) as lease:
@@ -286,12 +294,14 @@ def _finish(
     means = _means(runs["train"], counts["train"])
     bad = [line for split in SPLITS for run in runs[split] for line in run.quarantine]
     copies = _copies([run for split in SPLITS for run in runs[split]])
+    told: dict[str, bytes] = {}
     for name, lines in (("quarantine.jsonl", bad), ("duplicates.jsonl", copies)):
         if lines:
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            folder.write(name, text.encode())
+            told[name] = "".join(json.dumps(line) + "\n" for line in lines).encode()
     if licence is not None:
-        folder.write("LICENSE", Path(licence).read_bytes())
+        told[LICENCE] = Path(licence).read_bytes()
+    for name, content in told.items():
+        folder.write(name, content)
     sizes = {
         tuple(size)
         for s in SPLITS
@@ -325,8 +335,12 @@ def _finish(
         },
     )
     text = manifest.to_json()
+    told[MANIFEST] = text.encode()
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in told.items()}
+    sums |= {file.name: file.sha256 for file in manifest.stored}
+    folder.write(SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
     folder.sweep()
-    folder.write(MANIFEST, text.encode())
+    folder.write(MANIFEST, told[MANIFEST])
     folder.delete(RUNS)
     folder.delete(UNFINISHED)
     return parse_manifest(folder.root, text)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from raytransfer.data.manifest import (
     MANIFEST,
     SPLITS,
+    SUMS,
     Manifest,
     Split,
     StoredFile,
@@ -24,10 +25,8 @@ from raytransfer.data.manifest import (
     parse_manifest,
     read_manifest,
 )
-from raytransfer.data.soundness import CHANGED, READ, Digests, Problem, check_shard
+from raytransfer.data.soundness import CHANGED, Digests, Problem, check_shard
 from raytransfer.folder import Folder
-
-QUARANTINE = "quarantine.jsonl"
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""
@@ -117,7 +116,7 @@ def _problems(
         yield from _repeated(keys)
     yield from _check_labels(manifest, np.concatenate(labels), total, found)
     yield from _check_means(manifest, found)
-    yield from _check_quarantine(manifest)
+    yield from _check_sums(manifest, found)
 
 
 def _repeated(groups: list[tuple[str, int, Digests]]) -> Iterator[Problem]:
@@ -203,14 +202,34 @@ def _near(told: Any, colours: NDArray[np.float32]) -> bool:
         return False
 
 
-def _check_quarantine(manifest: Manifest) -> Iterator[Problem]:
-    """Whether as many images are named as were left out."""
+def _check_sums(manifest: Manifest, found: Verified) -> Iterator[Problem]:
+    """Whether what is not read otherwise, the manifest first of all, is what was written."""
     folder = Folder(manifest.folder)
-    lines = 0
-    if folder.has(QUARANTINE):
-        with folder.open(QUARANTINE) as file:
-            while len(part := file.read(READ)):
-                lines += part.count(b"\n")
-    if lines != manifest.quarantined:
-        told = manifest.quarantined
-        yield Problem(QUARANTINE, f"names {lines} images, not the {told} of the manifest")
+    known = {file.name: file.sha256 for file in manifest.stored}
+    for name in folder.names():
+        if name.endswith(".parquet") and name not in known:
+            yield Problem(name, "is none of these shards: take it away, or others will read it")
+    text = folder.read(SUMS)
+    if text is None:
+        yield Problem(SUMS, f"is missing: nothing says whether {MANIFEST} is as it was written")
+        return
+    told: dict[str, str] = {}
+    for number, line in enumerate(text.decode(errors="replace").splitlines(), start=1):
+        sha256, mark, name = line.partition("  ")
+        if mark and Path(name).name == name:
+            told[name] = sha256
+        else:
+            yield Problem(SUMS, f"has no sha256 and name of a file here in line {number}")
+    for name in sorted({MANIFEST, *known, *told}):
+        if name not in told:
+            yield Problem(SUMS, f"does not tell the sha256 of {name}")
+        elif name in known:
+            if told[name] != known[name]:
+                yield Problem(SUMS, f"tells another sha256 of {name} than {MANIFEST}")
+        elif (content := folder.read(name)) is None:
+            yield Problem(name, "is missing")
+        else:
+            found.files += 1
+            found.bytes += len(content)
+            if hashlib.sha256(content).hexdigest() != told[name]:
+                yield Problem(name, CHANGED)
