@@ -177,7 +177,7 @@ def test_a_column_of_any_numbers_is_not_taken_for_labels(tmp_path):
         table = pa.table({"image": [PHOTOGRAPH], "year": [1999]})
         (tmp_path / "source").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "source" / f"{split}-0.parquet")
-    with pytest.raises(UserError, match=r"columns image, year: .* called label or labels or"):
+    with pytest.raises(UserError, match=r"image \(binary\), year \(int64\): .* called label or"):
         prepare(tmp_path / "source", tmp_path / "shards")
 
 

@@ -174,11 +174,16 @@ def _columns(folder: Folder, name: str, schema: pa.Schema) -> tuple[str, str]:
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
     labels = [known for known in LABELS if known in labels]
     if len(images) != 1 or not labels:
+        columns = ", ".join(f"{field.name} ({_type(field.type)})" for field in schema)
         raise UserError(
-            f"{name} in {folder} has the columns {', '.join(schema.names)}: one of encoded images "
-            f"and one of whole-number labels, called {' or '.join(LABELS)}, are needed."
+            f"{name} in {folder} has the columns {columns}: one of encoded images and one of "
+            f"whole-number labels, called {' or '.join(LABELS)}, are needed."
         )
     return images[0], labels[0]
+
+
+def _type(of: pa.DataType) -> str:
+    return "struct" if pa.types.is_struct(of) else str(of)
 
 
 def _classes(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
