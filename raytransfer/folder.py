@@ -19,6 +19,9 @@ PART = ".part"
 
 _PARTIAL = re.compile(r".*\.\d+" + re.escape(PART), re.DOTALL)
 
+PAGE = (".html", ".htm")
+"""Endings of a page's name."""
+
 READERS = 16
 """Files that are read at a time: an object store takes long to answer, but answers many."""
 
@@ -27,15 +30,18 @@ MOST_JSON_BYTES = 256 * 2**20
 
 
 @contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
+def written_whole(out: Path, *endings: str) -> Iterator[Path]:
     """Where to write what is to be a local file, whole, once the block ends without an error. A
-    link stays one.
+    link stays one. endings: those that its name may have; any where none is given.
 
-    Raises UserError where it cannot be written, or is something else than a file.
+    Raises UserError where it cannot be written, is something else than a file, or would be one of
+    another kind by its name.
     """
     named, out = out, Path(os.path.realpath(out))
     if out.exists() and not out.is_file():
         raise UserError(f"{named} cannot be written: it is there, and is no regular file.")
+    if endings and named.suffix.lower() not in endings:
+        raise UserError(f"{named} is not written: the name of such a file ends in {endings[0]}.")
     part = out.with_name(f".{out.name}.{os.getpid()}{PART}")
     try:
         yield part

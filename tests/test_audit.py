@@ -72,7 +72,25 @@ def edit(path, change):
         ),
         (
             lambda n: edit(n / IDS[2] / "done.json", lambda d: d.update(top1=0.123)),
-            [f"{IDS[2]}: its last line and its final row differ"],
+            [f"{IDS[2]}: its row says top1 is 0.123, where its lines give 0"],
+        ),
+        (
+            lambda n: edit(
+                n / IDS[2] / "done.json", lambda d: d.update(top1_best10=0.9, loss=0.1, steps=7)
+            ),
+            [
+                f"{IDS[2]}: its row says steps is 7, where its lines give {training.STEPS}",
+                f"{IDS[2]}: its row says top1_best10 is 0.9, where its lines give None",
+                f"{IDS[2]}: its row says loss is 0.1, where its lines give ",
+            ],
+        ),
+        (
+            lambda n: edit(n / IDS[1] / "done.json", lambda d: d.update(moved_1=0.5)),
+            [f"{IDS[1]}: its row says that layer 1 moved, which is frozen"],
+        ),
+        (
+            lambda n: (n / IDS[0] / "done.json").unlink(),
+            [f"{IDS[1]}: {IDS[0]}, which it copies from, is not finished"],
         ),
         (
             lambda n: shutil.copytree(n / IDS[0], n / "random:0.A3B.s0"),

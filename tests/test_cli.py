@@ -213,6 +213,10 @@ def test_results_that_cannot_be_written_are_refused(study, capsys):
     assert "cannot be written" in refused(["report", study, "--out", f"{below}.html"], capsys)
     assert "cannot be written" in refused(["export", study, f"{below}.csv"], capsys)
     assert ".parquet or .csv" in refused(["export", study, f"{study}/results.txt"], capsys)
+    before = Path(study, "study.json").read_bytes()
+    said = refused(["report", study, "--out", f"{study}/study.json"], capsys)
+    assert "study.json is not written: the name of such a file ends in .html." in said
+    assert Path(study, "study.json").read_bytes() == before
 
 
 def test_wrong_sources_and_splits_are_refused(tmp_path, capsys):

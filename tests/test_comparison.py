@@ -54,6 +54,7 @@ def test_studies_of_nothing_in_common():
     )
     page = comparison({"a": study(0.02), "b": other})
     assert "The studies share no group of networks" in page
+    assert "Only b has dissimilar: not compared here." in page
     assert "No cell is filled in both studies." in page
 
 

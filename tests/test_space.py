@@ -442,7 +442,8 @@ def test_one_cycle_of_few_steps_has_a_rate_at_each(steps):
 
 def test_a_recipe_file_changes_what_it_names_and_nothing_else(tmp_path):
     path = tmp_path / "recipe.toml"
-    path.write_text('network = "small"\nsteps = 30\nlearning_rate = 1\nmirror = false\n')
+    text = 'network = "small"\nsteps = 30\nlearning_rate = 1\nmirror = false\n'
+    path.write_text(text, encoding="utf-8-sig")
     start = Recipe(batch=32)
     read = read_recipe(path, start)
     assert read == dataclasses.replace(

@@ -83,6 +83,8 @@ def test_a_users_split_comes_from_a_file(tmp_path):
     path = tmp_path / "legs.json"
     path.write_text('{"A": ["cat", "dog"], "B": [0, 1]}')
     assert make_split(str(path), PETS) == Split("legs", a=(2, 3), b=(0, 1))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors begin a file
+    assert make_split(str(path), PETS) == Split("legs", a=(2, 3), b=(0, 1))
 
 
 def test_the_hash_tells_name_and_classes_apart():

@@ -325,7 +325,39 @@ def test_tables_show_every_series_and_mark_what_is_missing() -> None:
     assert scores.rows[0][1].startswith("62.51 [")
     assert scores.rows[1][3] == "63.73 (1)"
     gap = summarise(study({"random:0.baseB.s0": 0.6, "random:0.A3B.s0": 0.5}))
+    assert tables(gap)[1].rows[2] == ("2", "", "-")
+    planned = {"random:0.baseB.s0": 0.6, "random:0.A3B.s0": 0.5, "random:0.A2B.s0": None}
+    gap = summarise(study(planned))
     assert tables(gap)[1].rows[2] == ("2", "", "missing")
+
+
+def test_networks_of_one_base_count_as_one_in_an_interval() -> None:
+    labels = {"baseAB": 0.5, "A3AB": 0.47, "B3AB": 0.471, "A3AB+": 0.53, "B3AB+": 0.531}
+    labels["R3AB"] = 0.3
+    scores = {f"random:0.{label}.s0": top1 for label, top1 in labels.items()}
+    (group,) = summarise(study(scores)).groups.values()
+    cell = group.series["AnB"][3]
+    assert cell.change is not None
+    (boost,) = (b for b in group.boosts if (b.over, b.layers) == ("base", "1-7"))
+    for value in (cell.score, cell.change, group.over_untrained[3], boost.paired):
+        assert value is not None
+        assert (value.low, value.n) == (None, 2)
+    scores |= {f"random:0.{label}.s1": top1 + 0.01 for label, top1 in labels.items()}
+    scores["random:0.A3AB.s1"] += 0.004
+    (group,) = summarise(study(scores)).groups.values()
+    change = group.series["AnB"][3].change
+    # By each base: -2.95 and -2.75; Student's t over these two.
+    expected = estimate([-2.95, -2.75])
+    assert change is not None
+    assert expected is not None
+    assert (change.n, change.mean) == (4, pytest.approx(-2.85))
+    assert (change.low, change.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_split_called_like_the_random_ones_is_not_pooled_with_them() -> None:
+    names = ("random:0", "random:1", "randomized-trees")
+    summary = summarise(study({f"{name}.baseB.s0": 0.5 for name in names}))
+    assert [group.name for group in summary.groups.values()] == ["random splits", names[2]]
 
 
 def test_bases_of_reduced_data_stand_together_each_split_by_itself():

@@ -190,6 +190,23 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
         read_table(path)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_largest_seeds_stay_what_they_are(tmp_path: Path, suffix: str) -> None:
+    seeds = (2**53, 2**53 + 1, 2**63 - 1)
+    treatments = [Treatment("random:0", "B", seed=seed) for seed in seeds]
+    rows = tuple(network_row(t, state="finished", top1=0.5) for t in treatments)
+    write_table(Results(rows), tmp_path / f"table{suffix}")
+    found = read_table(tmp_path / f"table{suffix}").networks
+    assert tuple(row["seed"] for row in found) == seeds
+
+
+def test_the_case_of_a_column_does_not_matter(table: Write) -> None:
+    found = read_table(table("Label,TOP1,State,Note", "baseB,0.6,failed,x", "A3B,0.5,finished,y"))
+    assert [row["state"] for row in found.networks] == ["failed", "finished"]
+    with pytest.raises(UserError, match="has the column seed twice; keep one"):
+        read_table(table("label,top1,seed,Seed", "baseB,0.6,1,2"))
+
+
 def test_only_two_suffixes_are_tables(tmp_path: Path) -> None:
     for act in (read_table, lambda path: write_table(Results(ROWS), path)):
         with pytest.raises(UserError, match=r"ends in \.parquet or \.csv"):

@@ -3,8 +3,9 @@
 import pytest
 
 from raytransfer.report import words
+from raytransfer.report.page import page
 from raytransfer.results.statistics import summarise
-from raytransfer.results.table import Results, in_study_order, network_row
+from raytransfer.results.table import Results, in_study_order, network_row, read_table
 from raytransfer.study.treatment import Treatment
 
 LUCK = (-0.4, -0.1, 0.1, 0.4)
@@ -61,15 +62,45 @@ def test_what_is_no_fall_is_told_cell_by_cell(planted, end):
 def test_one_network_decides_nothing():
     said = words.findings(summarise(study(splits=1, A1B=-1.0, A7B=-20.0, R7B=-40.0, A3B=0.0)))
     assert said[0].startswith("5 of 5 networks are finished.")
-    assert "not decided at n = 1, 3, 7, with one pair and so no interval." in said[1]
+    assert "not decided at n = 1, 3, 7, with one base and so no interval." in said[1]
     assert "beat untrained filters by +20.0 (1) points, without an interval" in said[2]
 
 
 def test_the_sign_of_a_comparison_is_in_its_words():
     *_, said = words.findings(summarise(study(A7B=-20.0, R7B=-40.0)))
-    assert "At n = 7 transferred features beat untrained filters by +20.0" in said
+    assert "At n = 7 (random splits) transferred features beat untrained filters by +20.0" in said
     *_, said = words.findings(summarise(study(A7B=-40.0, R7B=-20.0)))
-    assert "At n = 7 untrained filters beat another task's features by +20.0" in said
+    assert "At n = 7 (random splits) untrained filters beat another task's features by" in said
+    *_, said = words.findings(summarise(study(A7B=-20.0, R7B=-20.0)))
+    assert "transferred features and untrained filters differ by +0.0 [+0.0, +0.0] (4)" in said
+
+
+def test_what_only_a_later_group_has_is_found(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "split,label,seed,top1\nrandom:0,baseB,0,0.6\nrandom:0,baseB,1,0.61\n"
+        "manmade-natural,baseB,0,0.6\nmanmade-natural,baseB,1,0.61\n"
+        "manmade-natural,A7B,0,0.3\nmanmade-natural,A7B,1,0.311\n"
+    )
+    found = summarise(read_table(tmp_path / "t.csv"))
+    (_, said) = words.findings(found)
+    assert "(AnB, manmade-natural) serve worse: -29.9 [-30.6, -29.3] (2) at n = 7." in said
+    assert words.first(found, words.transfer, words.selffer) == said
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("baseB",), "There are only bases so far."),
+        (("baseB", "A3B+", "R3B"), "There is no frozen AnB or BnB whose own base is finished"),
+        (("A3B",), "There is no frozen AnB or BnB whose own base is finished"),
+    ],
+)
+def test_why_figure_2_tells_no_change(labels, expected):
+    rows = [
+        network_row(Treatment.parse(f"random:0.{label}.s0"), state="finished", top1=0.5)
+        for label in labels
+    ]
+    assert f"<p>{expected}" in page(Results(in_study_order(rows)))
 
 
 def test_selffers_do_worst_somewhere_or_cost_nothing():

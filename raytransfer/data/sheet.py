@@ -16,7 +16,7 @@ from pyarrow import parquet as pq
 from raytransfer.data.manifest import Manifest, Split, read_manifest
 from raytransfer.data.pixels import opened
 from raytransfer.errors import UserError
-from raytransfer.folder import Folder, written_whole
+from raytransfer.folder import PAGE, Folder, written_whole
 
 SIDE = 160
 """Pixels of the longer side of a shown image: 400 of them make a page of 4 MB."""
@@ -63,7 +63,7 @@ def write_sheet(
     chosen = np.unique(np.arange(min(classes, all_)) * all_ // min(classes, all_)).tolist()
     samples = _samples(manifest, split, chosen, per_class)
     html = _page(manifest, split, samples).encode("utf-8", errors="replace")
-    with written_whole(Path(out_path)) as part:
+    with written_whole(Path(out_path), *PAGE) as part:
         part.write_bytes(html)
 
 

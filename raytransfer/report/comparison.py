@@ -78,6 +78,9 @@ def _header(first: Study, second: Study) -> str:
         for name, group, other in _shared(first, second)
         if _deepest(group, other, second.name)
     ]
+    for study, other in ((first, second), (second, first)):
+        if alone := [name for name in study.groups if name not in other.groups]:
+            said.append(f"Only {study.name} has {', '.join(alone)}: not compared here.")
     items = "".join(f"<li>{html.minus(escape(sentence))}</li>" for sentence in said)
     return f"""<header>
 <p class="kicker">{escape(counts)}</p>

@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.offline
 
-from raytransfer.folder import written_whole
+from raytransfer.folder import PAGE, written_whole
 from raytransfer.report import html, words
 from raytransfer.report.curves import POINTS, curves_figure, menus
 from raytransfer.report.drawing import LOOKS, MEANINGS, PAPER_LOOKS
@@ -56,7 +56,7 @@ def write_report(
 
 def write_page(content: str, out: Path) -> None:
     """Write a page to a file, whole or not at all. Raises UserError where it cannot be written."""
-    with written_whole(out) as part:
+    with written_whole(out, *PAGE) as part:
         part.write_text(content, encoding="utf-8", newline="\n")
 
 
@@ -192,9 +192,8 @@ def _figure_2(results: Results, summary: Summary) -> str:
     for group in groups:
         for part in (part for part in group.studied if part.networks):
             tables += [text.scores(part, STATISTICS[summary.statistic]), text.changes(part)]
-    main = next(iter(summary.groups.values())).studied[0]
-    said = words.transfer(main) or words.selffer(main) or "There are only bases so far."
-    if main.series.keys() > {"base", "RnB"}:
+    said = words.first(summary, words.transfer, words.selffer) or words.no_changes(summary)
+    if any("RnB" in part.series and len(part.series) > 2 for part in summary.studied.values()):
         said += " A click on the legend shows untrained filters (RnB) too; Figure 3 has them."
     controls = (
         f'{OVERLAY}<label>colours <select id="look"><option value="safe">for all eyes</option>'

@@ -1,6 +1,6 @@
 """What the data say, in sentences made from the numbers; where they do not decide, that."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from raytransfer.results import text
 from raytransfer.results.intervals import Estimate
@@ -20,8 +20,9 @@ METHOD = (
     "The unit is the network: an interval says how another study of as many networks might have "
     "come out, and more validation images would not narrow it. Changes are paired with the base of "
     "the same split, target and seed, and AnB with the BnB of the same n, so that what they share "
-    "cancels. Intervals of one n are Student's t over networks or pairs; those of Table 1, where "
-    "networks of several n share a base, are t over bases, and its unpaired ones are Welch's. None "
+    "cancels. Intervals are Student's t over networks or pairs, of which those with the same base "
+    "count as one: networks of several n in Table 1, and, trained on all classes, those copied "
+    "from A and from B. The unpaired ones of Table 1 are Welch's. None "
     "is corrected for the number of n that are looked at side by side: of twenty cells in which "
     "nothing is, one is expected to leave out 0. One network has no interval."
 )
@@ -29,22 +30,15 @@ METHOD = (
 
 def findings(summary: Summary) -> list[str]:
     """The page's first paragraph: what was measured, and each reading of the paper's, as found."""
-    said = [_measured(summary)]
-    if not summary.groups:
-        return said
-    main = next(iter(summary.groups.values())).studied[0]
-    said += [
-        sentence
-        for sentence in (
-            selffer(main),
-            transfer(main),
-            _untrained(main),
-            _finetuned(main),
-            dissimilar(summary),
-        )
-        if sentence
-    ]
-    return said
+    readings = [first(summary, of) for of in (selffer, transfer, _untrained, _finetuned)]
+    return [_measured(summary), *filter(None, [*readings, dissimilar(summary)])]
+
+
+def first(summary: Summary, *readings: Callable[[Group], str]) -> str:
+    """The first group's sentence of which there is one, by the first reading that has one."""
+    groups = [group.studied[0] for group in summary.groups.values()]
+    said = (reading(group) for reading in readings for group in groups)
+    return next(filter(None, said), "")
 
 
 def _measured(summary: Summary) -> str:
@@ -112,13 +106,15 @@ def _untrained(group: Group) -> str:
         return ""
     last = max(over)
     value = over[last]
-    if value.mean >= 0:
-        who, margin = "transferred features beat untrained filters", value
-    else:
-        who, margin = "untrained filters beat another task's features", negated(value)
+    who = "transferred features beat untrained filters by"
+    if value.mean < 0:
+        who = "untrained filters beat another task's features by"
+    if round(value.mean, 1) == 0:
+        who = "transferred features and untrained filters differ by"
+    margin = negated(value) if value.mean < 0 else value
     return (
-        f"At n = {last} {who} by {points(margin)} points{verdict(value)}. Transferred against "
-        f"untrained, n by n: {_decided(over)}."
+        f"At n = {last} ({group.name}) {who} {points(margin)} points{verdict(value)}. Transferred "
+        f"against untrained, n by n: {_decided(over)}."
     )
 
 
@@ -151,6 +147,14 @@ def dissimilar(summary: Summary) -> str:
         return ""
     said = ", ".join(f"{points(changes[n])} for {name}" for name, changes in deepest.items())
     return f"Frozen transfer of {n} layers (AnB) changes top-1, in points, by {said}."
+
+
+def no_changes(summary: Summary) -> str:
+    """What there is where no frozen copy has its own base to be compared with."""
+    series = {name for group in summary.groups.values() for name in group.series}
+    if series <= {"base"}:
+        return "There are only bases so far."
+    return "There is no frozen AnB or BnB whose own base is finished: scores, but no changes by it."
 
 
 def boost_sentence(boosts: tuple[Boost, ...]) -> str:
@@ -215,7 +219,7 @@ def _decided(changes: Mapping[int, Estimate]) -> str:
     if open_:
         said.append(f"not decided at n = {_listed(open_)}, where the interval covers 0")
     if alone:
-        said.append(f"not decided at n = {_listed(alone)}, with one pair and so no interval")
+        said.append(f"not decided at n = {_listed(alone)}, with one base and so no interval")
     return "; ".join(said)
 
 

@@ -3,7 +3,8 @@
 The unit is the network, never the image. Accuracies are fractions from 0 to 1; changes, boosts
 and differences are percentage points. An interval is Student's t at 95 %; one network has none.
 A network is paired with its own base (same split, target and seed), a transfer network with the
-selffer of the same split, target, seed and n: what these share cancels in the difference.
+selffer of the same split, target, seed and n: what these share cancels in the difference. What
+networks of one base have in common does not: they count as one in an interval.
 """
 
 from collections import Counter
@@ -17,7 +18,6 @@ from raytransfer.results.intervals import (
     Estimate,
     clustered,
     difference,
-    estimate,
 )
 from raytransfer.results.table import SERIES, STATES, Results, series_of
 from raytransfer.study.treatment import LAYERS
@@ -32,6 +32,10 @@ STATISTICS: dict[str, str] = {
 SCALES: dict[str, float] = {"top1": 100, "top1_best10": 100, "top5": 100, "loss": 1}
 """What a statistic is multiplied by in differences: those of accuracies are percentage points, and
 those of losses are nats."""
+
+ALL_CLASSES = ", all classes"
+POOLED = ("random", f"random{ALL_CLASSES}")
+"""The groups of several splits: those drawn at random."""
 
 RANGES = ((1, 7), (3, 7), (5, 7))
 """The layers that Table 1 averages over, first and last n (paper, table 1)."""
@@ -187,7 +191,7 @@ def group_of(row: Row) -> str:
     they are never averaged with them.
     """
     name = "random" if row["split"].startswith("random:") else str(row["split"])
-    return f"{name}, all classes" if row["target"] == "AB" else name
+    return f"{name}{ALL_CLASSES}" if row["target"] == "AB" else name
 
 
 def changes(rows: Sequence[Row], statistic: Statistic = "top1") -> dict[str, float]:
@@ -244,7 +248,7 @@ def statistics_of(results: Results) -> list[Statistic]:
 
 
 def _title(key: str) -> str:
-    return key.replace("random", "random splits", 1) if key.startswith("random") else key
+    return key.replace("random", "random splits", 1) if key in POOLED else key
 
 
 def _own_base(row: Row) -> tuple[Any, ...]:
@@ -277,7 +281,7 @@ def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
 
     def mean_by_n(series: str, other: str, sign: int) -> dict[int, Estimate]:
         found = {
-            n: estimate([sign * points for points, _ in paired(rows, other)])
+            n: _by_base([(sign * points, base) for points, base in paired(rows, other)])
             for n, rows in by_cell.get(series, {}).items()
         }
         return {n: value for n, value in found.items() if value is not None}
@@ -291,7 +295,6 @@ def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
 
         ours, theirs = within(series), within(over)
         pairs = paired(ours, over)
-        bases = [base for _, base in pairs]
         return Boost(
             series,
             over,
@@ -301,15 +304,14 @@ def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
                 [scale * row[statistic] for row in ours], [scale * row[statistic] for row in theirs]
             ),
             over_n=len(theirs),
-            paired=clustered([points for points, _ in pairs], bases),
-            bases=len(set(bases)),
+            paired=_by_base(pairs),
+            bases=len({base for _, base in pairs}),
         )
 
     def cell(series: str, rows: Sequence[Row]) -> Cell:
-        score = estimate([row[statistic] for row in rows])
+        score = _by_base([(row[statistic], _own_base(row)) for row in rows])
         assert score is not None  # by_cell holds no empty cell
-        changes = [] if series == "base" else [points for points, _ in paired(rows, "base")]
-        return Cell(score, estimate(changes))
+        return Cell(score, None if series == "base" else _by_base(paired(rows, "base")))
 
     return Group(
         name=name,
@@ -339,6 +341,11 @@ def _group(name: str, rows: Sequence[Row], statistic: Statistic) -> Group:
             if len(targets) > 1
         },
     )
+
+
+def _by_base(values: Sequence[tuple[float, Hashable]]) -> Estimate | None:
+    """The mean of values, each with the base that its network goes with."""
+    return clustered([value for value, _ in values], [base for _, base in values])
 
 
 def _missing(rows: Sequence[Row]) -> tuple[Missing, ...]:

@@ -13,7 +13,7 @@ events/<time>-<chance>.json         what happened that a user should know, a sen
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from raytransfer.results.table import Results, in_study_order, network_row
 from raytransfer.study.treatment import Treatment
 
 EVENTS = "events"
+
+BEST = 10
+"""The paper's statistic of a run is the mean of so many highest validations (its logs)."""
 
 
 class StudyFolder(Folder):
@@ -104,6 +107,20 @@ class StudyFolder(Folder):
             if name > after and name.endswith(".json"):
                 said = self.read_json(f"{EVENTS}/{name}")
                 yield name, str(said.get("sentence")) if isinstance(said, dict) else ""
+
+
+def scores_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The scores in a network's final row, by its lines: those of the last one, and the mean of the
+    ten highest top-1."""
+    last = rows[-1]
+    best = sorted((row["top1"] for row in rows), reverse=True)[:BEST]
+    return {
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "top1_best10": sum(best) / BEST if len(best) == BEST else None,
+        "loss": last["loss"],
+        "train_loss": last["train_loss"],
+    }
 
 
 def read_study(root: str | Path) -> Results:

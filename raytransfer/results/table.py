@@ -139,7 +139,8 @@ def read_table(path: str | Path) -> Results:
     top1 must be there, and enough to tell the treatment: its id, or label (and split), or kind, n,
     target and finetuned. What follows from those is filled in; a missing state means finished
     where there is a top1, otherwise pending. An id in another notation gives way to ours when
-    the other columns tell the treatment. Columns that COLUMNS lacks are ignored.
+    the other columns tell the treatment. The case of names does not matter; columns that COLUMNS
+    lacks are ignored.
     Raises UserError, naming file, row and column, for a table that contradicts itself.
     """
     path = Path(path)
@@ -155,6 +156,7 @@ def read_table(path: str | Path) -> Results:
     except (OSError, pa.ArrowException, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a {path.suffix} table: {reason}") from error
+    header = [_known(name) for name in header]
     repeated = sorted({name for name in header if name in _TYPES and header.count(name) > 1})
     if repeated:
         raise UserError(f"{path} has the column {repeated[0]} twice; keep one.")
@@ -168,7 +170,7 @@ def read_table(path: str | Path) -> Results:
     networks: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
     for number, raw in enumerate(rows, start=1):
-        row = _network(raw, f"{path}, row {number}")
+        row = _network({_known(n): cell for n, cell in raw.items()}, f"{path}, row {number}")
         id = row["treatment"]
         if id in networks:
             raise UserError(
@@ -177,6 +179,11 @@ def read_table(path: str | Path) -> Results:
             )
         networks[id], places[id] = row, number
     return Results(in_study_order(networks.values()))
+
+
+def _known(name: str) -> str:
+    """The column that a name means: Seed is seed."""
+    return name.lower() if name.lower() in _TYPES else name
 
 
 def write_table(results: Results, path: str | Path) -> None:
@@ -285,13 +292,14 @@ def _value(name: str, raw: Any, where: str) -> Any:
             raise UserError(f"{where}: {name} is {text!r}, not true or false.")
         case "number" | "integer" as type:
             try:
-                number = float(text)
+                # Not by way of a float, which would round the largest.
+                number = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
             except ValueError:
                 number = math.nan
-            if math.isnan(number) or (type == "integer" and not number.is_integer()):
+            if math.isnan(number) or (type == "integer" and number % 1):
                 wanted = "a whole number" if type == "integer" else "a number"
                 raise UserError(f"{where}: {name} is {text!r}, not {wanted}.")
-            return int(number) if type == "integer" else number
+            return int(number) if type == "integer" else float(number)
 
 
 def _treatment(given: dict[str, Any]) -> Treatment:

@@ -183,13 +183,16 @@ def _states(summary: Summary) -> Table:
 
 def _by_n(title: str, columns: dict[str, dict[int, str]], group: Group, first: int) -> Table:
     """One row an n, one column a series; a cell that should be there and is not says so."""
-    absent = {(missing.series, missing.n) for missing in group.missing if not missing.finished}
+    absent = {
+        (missing.series, missing.n): MISSING if missing.planned else NOT_STUDIED
+        for missing in group.missing
+        if not missing.finished
+    }
     shown = columns.keys() | {series for series, n in absent if n >= first}
     names = [series for series in SERIES if series in shown]
 
     def cell(series: str, n: int) -> str:
-        empty = MISSING if (series, n) in absent else ""
-        return columns.get(series, {}).get(n, empty)
+        return columns.get(series, {}).get(n, absent.get((series, n), ""))
 
     return Table(
         title,

@@ -104,7 +104,7 @@ def recipe_from(settings: dict[str, Any], start: Recipe, where: str) -> Recipe:
 def read_recipe(path: Path, start: Recipe) -> Recipe:
     """`start` with the settings of a TOML file."""
     try:
-        settings = tomllib.loads(path.read_text())
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"There is no recipe file {path}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -148,7 +148,7 @@ def make_split(
 def read_split_file(path: Path) -> dict[str, Any]:
     """The lists A and B in a JSON file. Raises UserError when it cannot be read as such."""
     try:
-        tasks = json.loads(path.read_text())
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"There is no split file {path}.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -57,8 +57,8 @@ class Treatment:
             )
         if self.target not in TARGETS:
             raise UserError(f"target is one of {', '.join(TARGETS)}, not {self.target!r}.")
-        if self.seed < 0:
-            raise UserError(f"seed is 0 or more, not {self.seed}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is 0 or more, and below 2**63, not {self.seed}.")
         if self.source is None:
             if self.n or self.finetuned:
                 raise UserError("A base copies nothing: it has n = 0, and is not fine-tuned.")

@@ -8,7 +8,7 @@ from typing import Any
 from raytransfer.errors import UserError
 from raytransfer.nets.network import Weights, layers_sha256
 from raytransfer.nets.weights import from_bytes
-from raytransfer.results.store import StudyFolder
+from raytransfer.results.store import StudyFolder, scores_of
 from raytransfer.study.treatment import Treatment
 
 
@@ -29,7 +29,8 @@ def audit(root: str | Path, report: Callable[[str], None]) -> Audited:
 
     Weights must be those whose sha256 stands in the network's row; frozen layers must have the
     hashes that they had before training, and be the parent's; there must be a line for every
-    validation, in order and none twice. Raises UserError where there is no study.
+    validation, in order and none twice, and the row's scores must be theirs. Raises UserError where
+    there is no study.
     """
     folder = StudyFolder(root)
     study = folder.study()
@@ -66,6 +67,9 @@ def _problems(
         return
     found.finished += 1
     yield from _lines(rows, done, recipe)
+    for layer in range(1, treatment.frozen_layers + 1):
+        if done.get(f"moved_{layer}"):
+            yield f"its row says that layer {layer} moved, which is frozen"
     weights = _weights(folder, treatment)
     if not treatment.frozen_layers:
         return
@@ -73,8 +77,12 @@ def _problems(
     if frozen != done.get("frozen_sha256"):
         yield "its frozen layers are not what they were before training"
     if (parent := treatment.parent) is not None:
+        its = folder.done(parent)
+        if its is None or its["state"] != "finished":
+            yield f"{parent}, which it copies from, is not finished"
+            return
         source = _weights(folder, parent)
-        if done.get("parent_sha256") != (folder.done(parent) or {}).get("weights_sha256"):
+        if done.get("parent_sha256") != its.get("weights_sha256"):
             yield f"it was copied from other weights of {parent} than those that are there"
         elif frozen != layers_sha256(source, treatment.frozen_layers):
             yield f"its frozen layers are not those of {parent}"
@@ -86,8 +94,9 @@ def _weights(folder: StudyFolder, treatment: Treatment) -> Weights:
 
 
 def _lines(rows: list[dict[str, Any]], done: dict[str, Any], recipe: Any) -> Iterator[str]:
-    """Whether there is one line for every validation."""
+    """Whether there is one line for every validation, and the final row is what they give."""
     steps = [row["step"] for row in rows]
+    expected: dict[str, Any] = {}
     if isinstance(recipe, dict) and all(
         isinstance(recipe.get(name), int) and recipe[name] > 0
         for name in ("steps", "validate_every")
@@ -95,5 +104,11 @@ def _lines(rows: list[dict[str, Any]], done: dict[str, Any], recipe: Any) -> Ite
         every, last = recipe["validate_every"], recipe["steps"]
         if steps != [*range(every, last, every), last]:
             yield f"its lines are of {len(steps)} validations, not one for each"
-    if not rows or rows[-1].get("top1") != done.get("top1"):
-        yield "its last line and its final row differ"
+        expected["steps"] = last
+    try:
+        expected |= scores_of(rows)
+    except (IndexError, KeyError, TypeError):
+        yield "its lines do not tell its scores"
+    for name, value in expected.items():
+        if done.get(name) != value:
+            yield f"its row says {name} is {done.get(name)}, where its lines give {value}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from raytransfer.data.reader import MicroBatch
 from raytransfer.nets.network import Weights, layers_sha256
 from raytransfer.nets.weights import to_bytes
-from raytransfer.results.store import StudyFolder
+from raytransfer.results.store import StudyFolder, scores_of
 from raytransfer.study.recipe import Recipe
 from raytransfer.study.treatment import Treatment
 from raytransfer.train.checkpoint import Checkpointer
@@ -19,9 +19,6 @@ from raytransfer.train.cohort import Sums, TrainingState
 from raytransfer.train.control import Control
 from raytransfer.train.job import CohortJob, TrialJob
 from raytransfer.train.patience import patiently
-
-BEST = 10
-"""The paper's statistic of a run is the mean of so many highest validations (its logs)."""
 
 GO_ON, SAVE, STOP = range(3)
 
@@ -148,16 +145,10 @@ class Writer:
                 continue
             self._control.check()
             content, sha256 = to_bytes(own)
-            last = course.rows[-1]
             images = recipe.steps * recipe.batch
-            best = sorted((row["top1"] for row in course.rows), reverse=True)[:BEST]
             row = {
                 "state": "finished",
-                "top1": last["top1"],
-                "top5": last["top5"],
-                "top1_best10": sum(best) / BEST if len(best) == BEST else None,
-                "loss": last["loss"],
-                "train_loss": last["train_loss"],
+                **scores_of(course.rows),
                 "steps": recipe.steps,
                 "images": images,
                 "seconds": seconds,
