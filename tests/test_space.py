@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import sys
 from collections import Counter
 
 import pytest
@@ -150,6 +151,45 @@ def test_a_users_own_file_is_a_space(tmp_path):
     assert space.doc == "Mine."
 
 
+def test_a_space_is_a_program_that_runs_once(tmp_path, capsys):
+    (tmp_path / "beside_it.py").write_text("SEEDS = (1, 2)\n")
+    (tmp_path / "legs.json").write_text('{"A": [0, 1], "B": [2, 3]}')
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from beside_it import SEEDS\n"
+        "from raytransfer.study.treatment import Treatment\n"
+        "@dataclass\n"
+        "class Own:\n"
+        "    seed: int\n"
+        'splits = {"legs": "legs.json"}\n'
+        "print('loaded')\n"
+        "def treatments():\n"
+        '    return [Treatment("legs", "B", seed=Own(seed).seed) for seed in SEEDS]\n'
+    )
+    before = list(sys.path)
+    for _ in range(2):
+        space = load_space(str(path))
+    assert [treatment.seed for treatment in space.treatments] == [1, 2]
+    assert space.splits == {"legs": {"A": [0, 1], "B": [2, 3]}}
+    assert capsys.readouterr().out == "loaded\n"
+    assert sys.path == before
+    path.write_text(path.read_text().replace("legs.json", "gone.json"))
+    with pytest.raises(UserError, match=r"There is no split file .*gone\.json"):
+        load_space(str(path))
+
+
+@pytest.mark.parametrize(
+    "splits", ["{'m': None}", "{'m': [[0, 1], [2, 3]]}", "{1: {'A': [0, 1], 'B': [2, 3]}}"]
+)
+def test_splits_that_are_none_are_refused(tmp_path, splits):
+    path = tmp_path / "mine.py"
+    path.write_text(f"param_space = {{'kind': 'base', 'target': 'B'}}\nsplits = {splits}\n")
+    with pytest.raises(UserError, match=r"give, by a name, a dictionary of the lists A and B"):
+        load_space(str(path))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -237,8 +277,8 @@ def test_what_a_space_does_wrong_is_told_with_its_line(tmp_path, text, told):
 
 def test_a_random_search_is_refused_as_a_study_has_no_random_part():
     tune = pytest.importorskip("ray.tune")
-    for search in (tune.choice([1, 2]), tune.uniform(1, 2), [1, 2], 1.5, None):
-        with pytest.raises(UserError, match=r"n is .* neither a grid_search nor a"):
+    for search in (tune.choice([1, 2]), tune.uniform(1, 2), [1, 2], None, {"grid_search": 3}):
+        with pytest.raises(UserError, match=r"n is .* neither a grid_search over a list"):
             expand({"target": "B", "kind": "transfer", "n": search})
 
 
@@ -254,6 +294,9 @@ def test_a_random_search_is_refused_as_a_study_has_no_random_part():
         ({"target": "AB", "kind": "transfer", "n": 3}, "target A or B, not 'AB'"),
         ({"target": "B", "kind": "untrained", "n": 3, "finetuned": True}, "are frozen"),
         ({"target": "B", "kind": "transfer", "n": {"grid_search": [2.0]}}, "type int, not 2.0"),
+        ({"target": "B", "kind": "transfer", "n": 1.5}, "type int, not 1.5"),
+        ({"target": {"grid_search": [["A"]]}, "kind": "base"}, "neither a grid_search over"),
+        ({"target": "B", "kind": "base", 3: 4, "x": 1}, "unknown keys: 3, x"),
     ],
 )
 def test_a_param_space_that_cannot_be_is_refused(space, words):
@@ -450,6 +493,32 @@ def test_a_recipe_file_changes_what_it_names_and_nothing_else(tmp_path):
         start, network="small", steps=30, learning_rate=1.0, mirror=False
     )
     assert read.sha256 == dataclasses.replace(read, learning_rate=1.0).sha256 != start.sha256
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 4.0}, "steps is of type int, not 4.0"),
+        ({"steps": "3"}, "steps is of type int, not '3'"),
+        ({"pad": 2.5}, "pad is of type int, not 2.5"),
+        ({"mirror": "no"}, "mirror is of type bool, not 'no'"),
+        ({"dropout": True}, "dropout is of type float, not True"),
+        ({"network": ["small"]}, "network is one of caffenet, small"),
+    ],
+)
+def test_a_recipe_of_other_types_is_refused(settings, words):
+    with pytest.raises(UserError) as refused:
+        Recipe(**settings)
+    assert words in str(refused.value)
+
+
+def test_a_whole_number_is_as_good_as_a_fraction(tmp_path):
+    start = Recipe(dropout=0, learning_rate=1)
+    assert start.sha256 == Recipe(dropout=0.0, learning_rate=1.0).sha256
+    (tmp_path / "r.toml").write_text("dropout = 0.5\nbias_rate = 1\n")
+    assert read_recipe(tmp_path / "r.toml", start) == dataclasses.replace(
+        start, dropout=0.5, bias_rate=1.0
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, type_ in get_type_hints(Recipe).items():
-            if get_origin(type_) is Literal and getattr(self, name) not in get_args(type_):
-                raise UserError(f"{name} is one of {', '.join(get_args(type_))}.")
-            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+            value = getattr(self, name)
+            if get_origin(type_) is Literal:
+                if value not in get_args(type_):
+                    raise UserError(f"{name} is one of {', '.join(get_args(type_))}.")
+                continue
+            if type_ is float and type(value) is int:
+                # A whole number is written as 1 or 1.0: the recipe and its hash are the same.
+                object.__setattr__(self, name, value := float(value))
+            if type(value) is not type_:
+                raise UserError(f"{name} is of type {type_.__name__}, not {value!r}.")
+            if type_ is float and not math.isfinite(value):
                 raise UserError(f"{name} is a finite number, not {value}.")
         for name in ("steps", "batch", "validate_every", "drop_every"):
             if getattr(self, name) < 1:
@@ -89,16 +97,14 @@ def recipe_from(settings: dict[str, Any], start: Recipe, where: str) -> Recipe:
 
     Raises UserError, naming `where`, for a setting that does not exist or has another type.
     """
-    types = {field.name: type(getattr(start, field.name)) for field in dataclasses.fields(start)}
-    for name, value in settings.items():
-        if name not in types:
-            raise UserError(f"{where} has an unknown setting {name!r}; known: {', '.join(types)}.")
-        if types[name] is float and type(value) is int:
-            continue
-        if type(value) is not types[name]:
-            raise UserError(f"{where}: {name} is of type {types[name].__name__}, not {value!r}.")
-    # A whole number is written as 1 or 1.0: the recipe and its hash are the same.
-    return dataclasses.replace(start, **{k: types[k](value) for k, value in settings.items()})
+    known = [field.name for field in dataclasses.fields(start)]
+    for name in settings:
+        if name not in known:
+            raise UserError(f"{where} has an unknown setting {name!r}; known: {', '.join(known)}.")
+    try:
+        return dataclasses.replace(start, **settings)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def read_recipe(path: Path, start: Recipe) -> Recipe:

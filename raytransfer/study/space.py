@@ -4,9 +4,11 @@ import hashlib
 import importlib.util
 import itertools
 import pkgutil
+import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -14,6 +16,7 @@ from typing import Any, get_args
 import tune_spaces
 from raytransfer.errors import UserError
 from raytransfer.study.recipe import Recipe
+from raytransfer.study.split import read_split_file
 from raytransfer.study.treatment import UNTRAINED, Kind, Treatment
 
 _OTHER = {"A": "B", "B": "A"}
@@ -26,7 +29,7 @@ class Space:
     name: str
     treatments: tuple[Treatment, ...]
     recipe: Recipe = field(default_factory=Recipe)
-    splits: Mapping[str, Mapping[str, Sequence[str | int]]] = field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Splits of the space's own: name -> lists "A" and "B" of class names or indices."""
     doc: str = ""
 
@@ -44,9 +47,43 @@ def load_space(name: str) -> Space:
     """The space in module `name` of tune_spaces/, or in the user's own file `name`.py.
 
     The module has a function `treatments()` that yields treatments, or a `param_space` as Ray Tune
-    takes it (see `expand`); it may have a `recipe` and `splits`.
+    takes it (see `expand`); it may have a `recipe`, and `splits`: by name, the lists "A" and "B",
+    or the path of a JSON file with them, from the module's folder on. It may import what lies
+    beside it.
     """
-    module = _load_module(name)
+    if name in space_names():
+        return _space(name, importlib.import_module(f"tune_spaces.{name}"))
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(
+            f"There is no space {name!r}: known are {', '.join(space_names())}, "
+            "or give the path of a .py file of your own."
+        )
+    return _own_space(name, path.resolve(), path.read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _own_space(name: str, path: Path, content: bytes) -> Space:
+    """The space in a user's file, which runs once, however often a command asks for it."""
+    unique = hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"_raytransfer_space_{unique}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+        return _space(name, module)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"Space {name} cannot be loaded: {_told(error, name)}") from None
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+def _space(name: str, module: ModuleType) -> Space:
     if hasattr(module, "treatments"):
         try:
             yielded = list(itertools.islice(module.treatments(), MOST_TREATMENTS + 1))
@@ -68,39 +105,31 @@ def load_space(name: str) -> Space:
     recipe = getattr(module, "recipe", Recipe())
     if not isinstance(recipe, Recipe):
         raise UserError(f"The recipe of space {name} is {recipe!r}, which is not a Recipe.")
-    splits = getattr(module, "splits", {})
-    if not isinstance(splits, Mapping):
-        raise UserError(f"The splits of space {name} are {splits!r}, not a dictionary.")
     return Space(
         name=Path(name).stem,
         treatments=tuple(dict.fromkeys(yielded)),
         recipe=recipe,
-        splits=splits,
+        splits=_splits(name, module),
         doc=module.__doc__ or "",
     )
 
 
-def _load_module(name: str) -> ModuleType:
-    if name in space_names():
-        return importlib.import_module(f"tune_spaces.{name}")
-    path = Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(
-            f"There is no space {name!r}: known are {', '.join(space_names())}, "
-            "or give the path of a .py file of your own."
-        )
-    unique = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(f"_raytransfer_space_{unique}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"Space {path} cannot be loaded: {_told(error, name)}") from None
-    return module
+def _splits(name: str, module: ModuleType) -> dict[str, Mapping[str, Any]]:
+    """The splits of a space's own, those in files read."""
+    splits = getattr(module, "splits", {})
+    if not isinstance(splits, Mapping):
+        raise UserError(f"The splits of space {name} are {splits!r}, not a dictionary.")
+    found: dict[str, Mapping[str, Any]] = {}
+    for key, tasks in splits.items():
+        if isinstance(tasks, str | Path):
+            tasks = read_split_file(Path(module.__file__ or "").parent / tasks)
+        if not isinstance(key, str) or not isinstance(tasks, Mapping):
+            raise UserError(
+                f"The split {key!r} of space {name} is {tasks!r}: give, by a name, a dictionary of "
+                "the lists A and B, or the path of a JSON file."
+            )
+        found[key] = tasks
+    return found
 
 
 def _told(error: BaseException, name: str) -> str:
@@ -121,7 +150,7 @@ def expand(param_space: Mapping[str, Any]) -> list[Treatment]:
     if not isinstance(param_space, Mapping):
         raise UserError(f"param_space is a {type(param_space).__name__}, not a dictionary.")
     defaults = {"split": "random:0", "n": 0, "finetuned": False, "seed": 0}
-    if unknown := sorted(set(param_space) - {*defaults, "target", "kind"}):
+    if unknown := sorted(map(str, set(param_space) - {*defaults, "target", "kind"})):
         raise UserError(f"param_space has unknown keys: {', '.join(unknown)}.")
     if missing := sorted({"target", "kind"} - set(param_space)):
         raise UserError(f"param_space lacks {' and '.join(missing)}.")
@@ -133,13 +162,15 @@ def expand(param_space: Mapping[str, Any]) -> list[Treatment]:
 
 
 def _axis(key: str, value: Any) -> Sequence[Any]:
-    if isinstance(value, Mapping) and set(value) == {"grid_search"}:
-        return tuple(value["grid_search"])
-    if isinstance(value, str | int | bool):
-        return (value,)
+    searched = isinstance(value, Mapping) and set(value) == {"grid_search"}
+    values = value["grid_search"] if searched else [value]
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        axis = tuple(values)
+        if all(isinstance(each, str | int | float) for each in axis):
+            return axis
     raise UserError(
-        f"param_space's {key} is {value!r}, neither a grid_search nor a constant (a text, a whole "
-        "number, True or False)."
+        f"param_space's {key} is {value!r}, neither a grid_search over a list of constants nor one "
+        "(a text, a whole number, True or False)."
     )
 
 

@@ -102,7 +102,9 @@ def listed_split(name: str, tasks: Mapping[str, Any], classes: Sequence[str]) ->
     Classes in neither list take no part. Raises UserError for a class that `classes` lacks.
     """
     if set(tasks) != {"A", "B"}:
-        raise UserError(f"Split {name} needs exactly the lists A and B, not {sorted(tasks)}.")
+        raise UserError(
+            f"Split {name} needs exactly the lists A and B, not {sorted(map(str, tasks))}."
+        )
     for task, entries in tasks.items():
         if not isinstance(entries, list | tuple):
             raise UserError(f"{task} of split {name} is a list of classes, not {entries!r}.")
@@ -141,7 +143,8 @@ def make_split(
     if name.endswith(".json"):
         return listed_split(Path(name).stem, read_split_file(Path(name)), classes)
     known = ["random:0 (or another seed)", "reduced:250 (or another number of images a class)"]
-    known += ["manmade-natural", "a .json file", *(listed or ())]
+    known += ["manmade-natural", "a .json file (in a space: splits = {name: its path})"]
+    known += listed or ()
     raise UserError(f"There is no split {name!r}; known are {', '.join(known)}.")
 
 
