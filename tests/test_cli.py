@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import ray
 
 from raytransfer.cli import COMMANDS, main
+from raytransfer.cli.tables import print_table
 from raytransfer.data.manifest import demo_shards
 from raytransfer.errors import UserError
 from raytransfer.results.store import StudyFolder, read_study
@@ -199,6 +201,16 @@ def test_a_folder_with_another_recipe_is_refused(tmp_path, space, capsys, monkey
         "treatments: 1 there are not asked for",
         "treatments: 1 asked for are not there",
     ]
+
+
+def test_a_narrow_terminal_folds_numbers_and_cuts_none(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table("", ("n", "base", "A3B"), [("0", "56.77 [35.18, 78.36] (3)", "12345.678901")])
+    said = "".join(capsys.readouterr().out.split())
+    assert "\u2026" not in said
+    # Lines of the two columns come in turn; nothing of either may be lost.
+    assert Counter(said.rpartition("\u2500")[2]) == Counter("056.77[35.18,78.36](3)12345.678901")
 
 
 def test_reading_what_is_not_there_is_refused(tmp_path, capsys):

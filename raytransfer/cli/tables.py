@@ -16,7 +16,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=any(header))
     for name in header:
-        table.add_column(Text(name))
+        table.add_column(Text(name), overflow="fold")  # a number that is cut is another one
     for row in rows:
         table.add_row(*map(Text, row))
     if table.row_count:
