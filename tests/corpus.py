@@ -253,7 +253,7 @@ def add(
     member = tarfile.TarInfo(name)
     member.type, member.size, member.linkname = kind, len(content), to
     member.mode = stat.S_IRUSR | stat.S_IWUSR
-    before: int = tar.offset  # type: ignore[attr-defined]
+    before: int = tar.offset
     tar.addfile(member, io.BytesIO(content))
     return before
 

@@ -24,7 +24,7 @@ def test_the_stream_is_measured_beside_its_decoder_and_a_pytorch_loader(monkeypa
     )
     assert len(rates) == 3
     assert all(int(rate.replace(",", "")) > 0 for rate in rates.values())
-    assert "28x28, 1 channels" in said.out
+    assert "28x28, grey" in said.out
     assert "decoded once, and kept" in said.out
     assert re.search(r"reads \d\.\d MB .* uses \d\.\d MB and throws \d\.\d MB away", said.out)
     assert "INFO" not in said.err

@@ -467,7 +467,7 @@ def test_a_command_that_trains_names_what_is_not_installed():
     assert done.returncode == 2
     assert done.stderr == (
         "raytransfer: this command needs torch, which reading results does not: "
-        "pip install 'raytransfer[train]'.\n"
+        "install raytransfer with its extra `train`.\n"
     )
 
 

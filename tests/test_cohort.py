@@ -1,6 +1,6 @@
 """Training without Ray: what must not move does not, what must move does, nobody disturbs another.
 
-The promises of the design: 2 independence, 4 freeze, 5 isolation, 9 layout parity.
+Independence, freezing, isolation, and layout parity.
 """
 
 import gc
@@ -142,7 +142,7 @@ def inputs_of(images, mean, draws=None, recipe=RECIPE):
     return crop(images, MEANS[mean], ARCH.side, recipe.pad, draws, recipe.mirror) * ARCH.scale
 
 
-# Promise 2: a network depends on its treatment, recipe and seed, never on its cohort.
+# Independence: a network depends on its treatment, recipe and seed, never on its cohort.
 
 
 @pytest.mark.parametrize("dropout", [0.3, 0.0])
@@ -200,7 +200,7 @@ def test_the_seed_changes_what_is_drawn():
         assert not torch.equal(one[f"layer{number}.weight"], other[f"layer{number}.weight"])
 
 
-# Promise 4: frozen layers do not move, all others do.
+# Freezing: frozen layers do not move, all others do.
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -279,7 +279,7 @@ def test_training_leaves_the_parents_weights_alone():
     assert {name: layers_sha256(weights, 8) for name, weights in prefixes.items()} == before
 
 
-# Promise 5: a network that diverges ends alone.
+# Isolation: a network that diverges ends alone.
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -554,7 +554,7 @@ def test_a_transferred_network_subtracts_the_mean_of_its_source():
     assert changed == {"A3B", "A3B+"}
 
 
-# Promise 9: layout parity, in processes.
+# Layout parity, in processes.
 
 
 def resumed(trainer, recipe, deterministic, **settings):

@@ -1,7 +1,7 @@
 """The house: which room may import what, and that an import only imports.
 
-Where a test fails, move the code to the room where it belongs; a rule changes with its reason, here
-and in the design together.
+Where a test fails, move the code to the room where it belongs; a rule changes with its
+reason, here.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Promise 1: which image is at which place of which epoch is a pure function of the seed."""
+"""Which image is at which place of which epoch is a pure function of the seed."""
 
 import time
 import tracemalloc

@@ -38,7 +38,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sheet(shards: Path, tmp_path: Path, **settings: object) -> str:
-    write_sheet(shards, tmp_path / "sheet.html", **settings)  # type: ignore[arg-type]
+    write_sheet(shards, tmp_path / "sheet.html", **settings)
     return (tmp_path / "sheet.html").read_text(encoding="utf-8")
 
 

@@ -261,7 +261,7 @@ def test_the_statistic_can_be_the_paper_s() -> None:
     with pytest.raises(UserError, match=r"random:0.baseB.s0 has no top1_best10"):
         summarise(study({"random:0.baseB.s0": 0.6}), "top1_best10")
     with pytest.raises(UserError, match="statistic is one of top1, top1_best10"):
-        summarise(results, "top2")  # type: ignore[arg-type]
+        summarise(results, "top2")
 
 
 def test_losses_differ_in_nats() -> None:

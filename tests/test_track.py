@@ -150,7 +150,7 @@ def test_a_local_store_of_mlflow_holds_a_run_for_each_network(folder, tmp_path, 
 def test_a_library_that_is_missing_is_named(folder, tracker, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with (
-        pytest.raises(UserError, match=rf"pip install 'raytransfer\[{tracker}\]'"),
+        pytest.raises(UserError, match=rf"needs its library: pip install {tracker}"),
         tracking(folder, NETWORKS, tracker),
     ):
         pass

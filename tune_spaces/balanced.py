@@ -2,10 +2,10 @@
 
     raytransfer run balanced --data SHARDS --study DIR --device cuda
 
-Four random splits, both targets: bases, BnB, BnB+, AnB and AnB+ for n = 1..7. 232 networks, in 16
-passes over the images of a half.
+Four random splits, both targets: bases, BnB, BnB+, AnB and AnB+ for n = 1..7. 232 networks.
 
-Cost: the images of 16 networks, the arithmetic of 232.
+Cost: where up to eight GPUs each hold 28 networks, 16 passes over the images of a half; the
+arithmetic of 232 networks, less an eighth for shared prefixes.
 Expected: the paper's Figure 2 with eight networks behind every point, so that "fine-tuned transfer
 beats its base" can be told from "a second training beats the first".
 """

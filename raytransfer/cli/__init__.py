@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(
             f"raytransfer: this command needs {package}, which reading results does not: "
-            "pip install 'raytransfer[train]'.",
+            "install raytransfer with its extra `train`.",
             file=sys.stderr,
         )
         return WRONG

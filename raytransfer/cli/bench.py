@@ -56,7 +56,8 @@ def bench(
         for side in sides
     ]
     channels, height, width = plan.shape
-    what_images = f"{width}x{height}, {channels} channels, {plan.encoded_bytes / 1000:.1f} kB"
+    colours = "grey" if channels == 1 else "colour"
+    what_images = f"{width}x{height}, {colours}, {plan.encoded_bytes / 1000:.1f} kB"
     header = ("side", "images/s, median", "range", "of the decoder")
     print_table(f"Images of {what_images}, in batches of {batch}", header, rows)
     if plan.kept("train"):

@@ -324,12 +324,13 @@ def _train(prepared: "Prepared", study: str, **settings: Any) -> "Results":
     failed = [row for row in results.networks if row["state"] == "failed"]
     trained, already = states["finished", False], states["finished", True]
     counts = f"{trained} trained now, {already} finished already, {len(failed)} failed"
-    print(f"{len(results.networks)} networks: {counts}.")
-    if len(before) == len(results.networks):
+    networks = len(results.networks)
+    print(f"{networks} network{'s' * (networks != 1)}: {counts}.")
+    if len(before) == networks:
         print("Nothing was left to train.")
     reasons = ((row["treatment"], row["reason"] or "") for row in failed)
     print_table("Failed", ("treatment", "reason"), reasons)
-    if trained + already + len(failed) < len(results.networks):
+    if trained + already + len(failed) < networks:
         # Ray Tune takes Ctrl-C for itself, and returns as if all were done.
         raise KeyboardInterrupt
     return results

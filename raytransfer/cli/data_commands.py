@@ -128,11 +128,11 @@ def prepare(
     print_table(title, ("split", "images", "files", "MB"), rows)
     if missing := [n for n, c in zip(manifest.classes, manifest.val_counts, strict=True) if not c]:
         some = ", ".join(missing[:5]) + (" ..." if missing[5:] else "")
-        print(f"{len(missing)} classes have no validation image and cannot be studied: {some}")
+        print(f"Without a validation image, and not to be studied: {some} ({len(missing)})")
     if manifest.quarantined:
-        print(f"{manifest.quarantined} images cannot be read; quarantine.jsonl names them.")
+        print(f"Images that cannot be read, named in quarantine.jsonl: {manifest.quarantined:,}")
     if manifest.duplicates:
-        print(f"{manifest.duplicates} images are copies of others, and kept; duplicates.jsonl.")
+        print(f"Copies of other images, kept, named in duplicates.jsonl: {manifest.duplicates:,}")
 
 
 def verify(

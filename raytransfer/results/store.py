@@ -6,8 +6,10 @@ networks/<treatment id>/rows.jsonl  a line for every validation
 networks/<treatment id>/weights.safetensors
 networks/<treatment id>/done.json   the final row; its presence means that the network is over
 checkpoints/                        networks on their way; see train.checkpoint
-trials/<trial id>/lane<n>.json      how far a running trial is
+trials/<trial id>/lane<n>.json      how far a running trial is, and in tries.json, its tries
 events/<time>-<chance>.json         what happened that a user should know, a sentence each
+tracking/, tensorboard/             what was sent to a tracker
+ray/                                what Ray leaves; nothing of it is read
 """
 
 import json

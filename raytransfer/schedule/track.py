@@ -260,4 +260,5 @@ def _now() -> int:
 
 
 def _missing(tracker: str) -> UserError:
-    return UserError(f"--track {tracker} needs its library: pip install 'raytransfer[{tracker}]'.")
+    library = "mlflow-skinny" if tracker == "mlflow" else tracker
+    return UserError(f"--track {tracker} needs its library: pip install {library}.")
