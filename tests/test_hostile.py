@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 
 import pytest
 
@@ -45,6 +46,15 @@ def told(command, study, capsys):
     return status, said.out + said.err
 
 
+def named(pattern, command, study, capsys):
+    """Whether a command says what is wrong with a network; those that read go on without it."""
+    status, said = told(command, study, capsys)
+    assert status == (command == "verify")
+    if command == "report":
+        said = (study / "report.html").read_text()
+    return re.search(pattern, said) is not None
+
+
 @pytest.mark.parametrize(
     "treatments",
     [
@@ -70,16 +80,20 @@ def test_a_name_that_leads_elsewhere_is_refused(study, treatments, command, caps
     assert sorted(study.parent.rglob("*")) == before
 
 
-@pytest.mark.parametrize("file", ["study.json", f"networks/{BASE}/done.json"])
 @pytest.mark.parametrize(
     "content", [b"[" * 100_000, b'{"a":' * 100_000, b"\x00", b"3", b"[]", b'{"state": "x"}', b"{"]
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_json_that_is_deep_or_broken_is_named(study, file, content, command, capsys):
-    (study / file).write_bytes(content)
+def test_json_that_is_deep_or_broken_is_named(study, content, command, capsys):
+    path = study / "networks" / BASE / "done.json"
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    assert named("done.json", command, study, capsys)
+    path.write_bytes(whole)
+    (study / "study.json").write_bytes(content)
     status, said = told(command, study, capsys)
     assert status != 0
-    assert file.rpartition("/")[2] in said
+    assert "study.json" in said
 
 
 @pytest.mark.parametrize(
@@ -103,9 +117,7 @@ def test_json_that_is_deep_or_broken_is_named(study, file, content, command, cap
 def test_a_row_that_is_none_is_named(study, row, command, capsys):
     path = study / "networks" / BASE / "done.json"
     path.write_text(json.dumps({"state": "finished", "top1": 0.5, **row}))
-    status, said = told(command, study, capsys)
-    assert status != 0
-    assert "done.json" in said
+    assert named("done.json", command, study, capsys)
 
 
 @pytest.mark.parametrize(
@@ -114,18 +126,26 @@ def test_a_row_that_is_none_is_named(study, row, command, capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_line_that_is_none_is_named(study, line, command, capsys):
     (study / "networks" / BASE / "rows.jsonl").write_text(line)
-    status, said = told(command, study, capsys)
-    assert status != 0
-    assert "rows.jsonl" in said
+    assert named("rows.jsonl", command, study, capsys)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ten_gigabytes_of_rows_are_not_read(study, command, capsys):
     with open(study / "networks" / BASE / "rows.jsonl", "wb") as rows:
         rows.truncate(10 * 10**9)
-    status, said = told(command, study, capsys)
-    assert status != 0
-    assert re.search(r"rows.jsonl .* has 10,000,000,000 bytes, more than", said)
+    assert named(r"rows.jsonl .* has 10,000,000,000 bytes, more than", command, study, capsys)
+
+
+def test_the_others_are_read_beside_a_damaged_network(study):
+    other = "random:0.baseB.s1"
+    shutil.copytree(study / "networks" / BASE, study / "networks" / other)
+    (study / "study.json").write_text(json.dumps({"treatments": [BASE, other]}))
+    (study / "networks" / other / "rows.jsonl").write_text('{"torn')
+    results = read_study(study)
+    assert [row["state"] for row in results.networks] == ["finished", "failed"]
+    assert "rows.jsonl" in results.networks[1]["reason"]
+    assert results.networks[1]["reason"].endswith("remove its folder to train it anew.")
+    assert list(results.curves) == [BASE]
 
 
 def test_no_pickle_is_read(study, tmp_path, capsys):

@@ -126,7 +126,8 @@ def scores_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def read_study(root: str | Path) -> Results:
-    """A study's results so far, one row for every network that it will have.
+    """A study's results so far, one row for every network that it will have. One whose files are
+    damaged counts as failed, with what is wrong as its reason.
 
     Raises UserError where there is no study.
     """
@@ -136,10 +137,13 @@ def read_study(root: str | Path) -> Results:
     networks, curves = [], {}
     for id in study["treatments"]:
         treatment = Treatment.parse(id)
-        rows = folder.rows(treatment)
+        try:
+            rows, done = folder.rows(treatment), folder.done(treatment)
+        except UserError as error:
+            networks.append(network_row(treatment, state="failed", reason=str(error)))
+            continue
         if rows:
             curves[id] = rows
-        done = folder.done(treatment)
         if done is not None:
             networks.append(network_row(treatment, **done))
         else:
