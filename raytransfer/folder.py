@@ -53,6 +53,14 @@ def written_whole(out: Path, *endings: str) -> Iterator[Path]:
             part.unlink()
 
 
+def check_reached(error: Exception) -> None:
+    """Raises an error in reading on, where it is of the place, not of what lies there: a disk or an
+    object store that does not answer."""
+    of_store = "AWS Error" in str(error) or "google::cloud" in str(error)
+    if of_store or getattr(error, "errno", None) is not None:
+        raise error
+
+
 class Folder:
     """root: a path, or a URI such as s3://bucket/images. Raises UserError for an unknown kind."""
 

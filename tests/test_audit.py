@@ -9,10 +9,10 @@ import pytest
 import test_resume as training
 
 from raytransfer.cli import main
-from raytransfer.results.store import StudyFolder
+from raytransfer.results.store import StudyFolder, read_study
 from raytransfer.train.audit import audit
 
-LABELS = ("baseB", "B3B", "R3B")
+LABELS = ("baseB", "B3B", "R3B", "B3B+")
 IDS = [training.treatment(label).id for label in LABELS]
 
 
@@ -22,7 +22,7 @@ def whole(tmp_path_factory):
     folder = StudyFolder(tmp_path_factory.mktemp("study"))
     recipe = training.RECIPE.to_json()
     folder.write_json("study.json", {"treatments": IDS, "recipe": recipe})
-    for labels in (("baseB", "R3B"), ("B3B",)):
+    for labels in (("baseB", "R3B"), ("B3B", "B3B+")):
         training.train(training.trial_job(training.trial(labels), training.study_job(folder)))
     return Path(folder.path)
 
@@ -42,7 +42,20 @@ def problems(study):
 def test_a_whole_study_has_no_problem(study, capsys):
     assert problems(study) == []
     assert main(["verify", str(study)]) == 0
-    assert re.search(r"3 +3 +0 +6 +0", capsys.readouterr().out)
+    assert re.search(r"4 +4 +0 +8 +0", capsys.readouterr().out)
+
+
+def test_children_of_a_base_that_was_trained_anew_are_in_no_mean(study):
+    edit(study / "networks" / IDS[0] / "done.json", lambda d: d.update(weights_sha256="0"))
+    for row in read_study(study).networks:
+        if row["kind"] == "selffer":
+            assert row["state"] == "failed"
+            assert row["reason"] == (
+                f"it was copied from other weights of {IDS[0]} than those that are there: remove "
+                "its folder to train it anew"
+            )
+        else:
+            assert row["state"] == "finished"
 
 
 def edit(path, change):
@@ -71,6 +84,10 @@ def edit(path, change):
             [f"{IDS[1]}: it was copied from other weights of {IDS[0]}"],
         ),
         (
+            lambda n: edit(n / IDS[3] / "done.json", lambda d: d.update(parent_sha256="0")),
+            [rf"{re.escape(IDS[3])}: it was copied from other weights of {IDS[0]}"],
+        ),
+        (
             lambda n: edit(n / IDS[2] / "done.json", lambda d: d.update(top1=0.123)),
             [f"{IDS[2]}: its row says top1 is 0.123, where its lines give 0"],
         ),
@@ -90,7 +107,10 @@ def edit(path, change):
         ),
         (
             lambda n: (n / IDS[0] / "done.json").unlink(),
-            [f"{IDS[1]}: {IDS[0]}, which it copies from, is not finished"],
+            [
+                rf"{re.escape(id)}: {IDS[0]}, which it copies from, is not finished"
+                for id in (IDS[1], IDS[3])
+            ],
         ),
         (
             lambda n: shutil.copytree(n / IDS[0], n / "random:0.A3B.s0"),

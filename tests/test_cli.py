@@ -305,6 +305,11 @@ def test_run_says_what_became_of_the_networks(tmp_path, space, capsys, monkeypat
     assert outcome == 0
     outcome, said = train(("finished",) * 4)
     assert "Nothing was left to train." in said
+    # A network of the folder that is not asked for any more is not one that was trained now.
+    once = read_study(folder).networks
+    monkeypatch.setattr(driver, "run_study", lambda *_, **__: Results(once))
+    main(run(space(), study=folder))
+    assert "4 networks: 0 trained now, 4 finished already, 0 failed." in capsys.readouterr().out
     assert outcome == 0
     outcome, said = train(("finished", "finished", "failed", "finished"))
     assert outcome == 1

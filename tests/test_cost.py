@@ -228,8 +228,9 @@ def test_a_machine_may_be_stated_that_is_not_here(monkeypatch):
         ({"gpus": 8}, "--device-memory 80"),
         ({"gpus": 0}, "--gpus is 1 or more"),
         ({"device": "cpu", "gpus": 1}, "leave one of them out"),
-        ({"memory_gb": float("nan")}, "above 0, not nan"),
-        ({"memory_gb": -1}, "above 0, not -1"),
+        ({"memory_gb": float("nan")}, "a million, not nan"),
+        ({"memory_gb": -1}, "a million, not -1"),
+        ({"memory_gb": 1e300}, "a million, not 1e+300"),
     ):
         with pytest.raises(UserError) as refused:
             stated_machine(**{"device": "auto", **wrong})

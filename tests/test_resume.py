@@ -22,7 +22,7 @@ from raytransfer.folder import Folder
 from raytransfer.lease import Lease, LeaseLostError
 from raytransfer.results.store import StudyFolder
 from raytransfer.schedule import attempts
-from raytransfer.schedule.attempts import StudyJob, run_to_its_end, trial_job
+from raytransfer.schedule.attempts import StudyJob, innermost, run_to_its_end, trial_job
 from raytransfer.schedule.cluster import Layout
 from raytransfer.study.plan import Cohort, Trial
 from raytransfer.study.recipe import Recipe
@@ -430,3 +430,14 @@ def test_a_checkpoint_says_in_json_all_that_is_not_a_tensor(folder):
     said = json.loads(path.read_text())
     assert said["step"] == 5
     assert said["networks"].keys() == {treatment(label).id for label in LABELS[:1] + LABELS[2:]}
+
+
+def test_the_cause_of_an_end_is_not_what_ray_data_adds():
+    said = (
+        "shard.parquet is damaged (x): copy it.\n"
+        "Failed to map rows after 1/3 attempts (total backoff 0.0s).\n"
+        "To change retry attempts, configure `ray.data.DataContext.get_current()`."
+    )
+    assert innermost(RuntimeError(said)) == "shard.parquet is damaged (x): copy it"
+    assert innermost(RuntimeError("one\ntwo.\n")) == "two"
+    assert innermost(RuntimeError("")) == "RuntimeError"

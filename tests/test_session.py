@@ -11,14 +11,16 @@ from hosts import free_port
 
 from raytransfer.cli import main
 from raytransfer.data.manifest import demo_shards
+from raytransfer.errors import UserError
 from raytransfer.schedule import session
-from raytransfer.schedule.session import PREFIX, locked, own_folder
+from raytransfer.schedule.session import INSIDE, PREFIX, locked, own_folder
 
 
 def test_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(session, "LONGEST_SOCKET", 1000)  # none is opened
     for name in ("dead", "alive", "new", "foreign"):
-        (tmp_path / f"{PREFIX}{name}" / "session_1").mkdir(parents=True)
+        (tmp_path / f"{PREFIX}{name}" / INSIDE).mkdir(parents=True)
     (tmp_path / f"{PREFIX}foreign" / "thesis.tex").write_text("")
     (tmp_path / "raytransfer-demo").mkdir()
     for folder in tmp_path.iterdir():
@@ -30,6 +32,30 @@ def test_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeyp
         left = {folder.name for folder in tmp_path.iterdir()} - {os.path.basename(own)}
     assert left == {f"{PREFIX}alive", f"{PREFIX}new", f"{PREFIX}foreign", "raytransfer-demo"}
     assert not os.path.exists(own)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("gone", "is no folder to write in"), ("x" * 90, "is too long for the sockets")],
+)
+def test_a_place_that_is_none_for_rays_folder_is_told(tmp_path, monkeypatch, place, said):
+    if place != "gone":
+        (tmp_path / place).mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / place))
+    with pytest.raises(UserError, match=rf"RAY_TMPDIR=.*{place} {said}"), own_folder():
+        pass
+
+
+def test_a_ray_that_was_imported_before_has_a_token_and_a_folder_of_its_own():
+    """As by a space with a param_space, or in a notebook."""
+    words = (
+        "import glob, os, ray; from raytransfer.schedule.session import PREFIX, ray_session\n"
+        "with ray_session(1):\n"
+        "    folder = ray._private.worker._global_node.get_session_dir_path().split('/r/')[0]\n"
+        "    print(oct(os.stat(folder).st_mode), os.environ['RAY_AUTH_MODE'])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=90)
+    assert ran.stdout == "0o40700 token\n", ran.stderr
 
 
 @pytest.mark.parametrize("seconds", [0, 2])

@@ -186,6 +186,19 @@ def with_broken_image(folder, place):
     return table["key"][place].as_py(), table["label"][place].as_py()
 
 
+def test_a_broken_shard_is_named(tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(demo_shards(), folder)
+    (shard,) = folder.glob("train-*")
+    column = pq.ParquetFile(shard).metadata.row_group(0).column(0)
+    content = bytearray(shard.read_bytes())
+    content[column.data_page_offset : column.data_page_offset + 40] = bytes(40)
+    shard.write_bytes(content)
+    plan = plan_stream(str(folder), (0,), seed=1, batch=50, steps=20, validate_every=20)
+    with pytest.raises(UserError, match=rf"{shard.name} in .* is damaged \(.*\): copy it again"):
+        list(read_locally(plan))
+
+
 def test_a_broken_image_is_named(tmp_path):
     key, label = with_broken_image(tmp_path / "shards", 1234)
     kept = plan_stream(

@@ -318,7 +318,7 @@ def _train(prepared: "Prepared", study: str, **settings: Any) -> "Results":
     from raytransfer.schedule.driver import run_study
 
     folder = StudyFolder(study)
-    before = {t.id for t in prepared.plan.treatments if folder.done(t) is not None}
+    before = {id for id in folder.names("networks") if folder.has(f"networks/{id}/done.json")}
     results = run_study(prepared, study, **settings)
     states = Counter((row["state"], row["treatment"] in before) for row in results.networks)
     failed = [row for row in results.networks if row["state"] == "failed"]
@@ -326,7 +326,7 @@ def _train(prepared: "Prepared", study: str, **settings: Any) -> "Results":
     counts = f"{trained} trained now, {already} finished already, {len(failed)} failed"
     networks = len(results.networks)
     print(f"{networks} network{'s' * (networks != 1)}: {counts}.")
-    if len(before) == networks:
+    if before >= {row["treatment"] for row in results.networks}:
         print("Nothing was left to train.")
     reasons = ((row["treatment"], row["reason"] or "") for row in failed)
     print_table("Failed", ("treatment", "reason"), reasons)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet as pq
 
@@ -17,7 +18,7 @@ from raytransfer.data.order import WHOLE, WINDOW, Sequence
 from raytransfer.data.pixels import Buffers, channel_first, channel_last, decode
 from raytransfer.data.plan import Packet, Share, StreamPlan
 from raytransfer.errors import UserError
-from raytransfer.folder import READERS, Folder
+from raytransfer.folder import READERS, Folder, check_reached
 
 ENCODED_BYTES = 256 * 2**20
 """Row groups that are kept for a while; WINDOW of them at least, as an epoch mixes so many."""
@@ -175,9 +176,17 @@ class Images:
     def _read(self, of_file: tuple[int, list[int]]) -> dict[int, _Encoded]:
         """Some row groups of one file, which no other thread reads meanwhile."""
         file, groups = of_file
-        opened = self._open(file)
         places = [self._place(group)[1] for group in groups]
-        column = opened.read_row_groups(places, columns=["image"])["image"]
+        try:
+            opened = self._open(file)
+            column = opened.read_row_groups(places, columns=["image"])["image"]
+        except (pa.ArrowException, OSError) as error:
+            check_reached(error)
+            stored = self.manifest.files(self.split)[file].name
+            raise UserError(
+                f"{stored} in {self.manifest.folder} is damaged ({' '.join(str(error).split())}): "
+                "copy it again, or prepare the shards again."
+            ) from error
         found, first = {}, 0
         for group, place in zip(groups, places, strict=True):
             rows = opened.metadata.row_group(place).num_rows

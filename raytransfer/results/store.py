@@ -125,29 +125,46 @@ def scores_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     }
 
 
+def of_another_parent(
+    row: Mapping[str, Any], parents: Mapping[str, Any], parent: Treatment
+) -> str | None:
+    """Why a network's row is no child's of its parent's row; None where it is, or nothing tells."""
+    known = row.get("parent_sha256"), parents.get("weights_sha256")
+    if None in known or known[0] == known[1]:
+        return None
+    return f"it was copied from other weights of {parent} than those that are there"
+
+
 def read_study(root: str | Path) -> Results:
     """A study's results so far, one row for every network that it will have. One whose files are
-    damaged counts as failed, with what is wrong as its reason.
+    damaged, or whose parent was trained anew since, counts as failed, with that as its reason.
 
     Raises UserError where there is no study.
     """
     folder = StudyFolder(root)
     study = folder.study()
     alive = held(folder)
-    networks, curves = [], {}
+    networks: dict[Treatment, dict[str, Any]] = {}
+    curves = {}
     for id in study["treatments"]:
         treatment = Treatment.parse(id)
         try:
             rows, done = folder.rows(treatment), folder.done(treatment)
         except UserError as error:
-            networks.append(network_row(treatment, state="failed", reason=str(error)))
+            networks[treatment] = network_row(treatment, state="failed", reason=str(error))
             continue
         if rows:
             curves[id] = rows
         if done is not None:
-            networks.append(network_row(treatment, **done))
+            networks[treatment] = network_row(treatment, **done)
         else:
             state = "running" if rows and alive else "pending"
             reason = None if state == "running" or not rows else "stopped before its end"
-            networks.append(network_row(treatment, state=state, reason=reason))
-    return Results(in_study_order(networks), curves, study)
+            networks[treatment] = network_row(treatment, state=state, reason=reason)
+    for treatment, row in networks.items():
+        parent = treatment.parent
+        if row["state"] == "finished" and parent in networks:
+            reason = of_another_parent(row, networks[parent], parent)
+            if reason is not None:
+                row |= {"state": "failed", "reason": f"{reason}: {ANEW}"}
+    return Results(in_study_order(networks.values()), curves, study)

@@ -1,6 +1,7 @@
 """One trial, tried until it is over: each try is a run of Ray Train over what is left by then."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -214,7 +215,9 @@ def innermost(error: BaseException) -> str:
     cause = list(_causes(error))[-1]
     if isinstance(cause, RayActorError):
         return "a process was lost"
-    lines = [line for line in str(cause).splitlines() if line.strip()]
+    # Ray Data adds how often it has tried, and what to set to have it try more.
+    said = re.split(r"\n?Failed to .* after \d+/\d+ attempts \(total backoff", str(cause))[0]
+    lines = [line for line in said.splitlines() if line.strip()]
     return (lines[-1].strip() if lines else type(cause).__name__).rstrip(".")
 
 

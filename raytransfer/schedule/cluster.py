@@ -174,8 +174,8 @@ def stated_machine(
     """
     if gpus is not None:
         _check_gpus(device, gpus)
-    if memory_gb is not None and not 0 < memory_gb < float("inf"):
-        raise UserError(f"--device-memory is a number of GB above 0, not {memory_gb}.")
+    if memory_gb is not None and not 0 < memory_gb < 1e6:
+        raise UserError(f"--device-memory is a number of GB from 0 to a million, not {memory_gb}.")
     on_gpu = gpus is not None or device == "cuda"
     if in_cluster() and (memory_gb is None or not on_gpu):
         here = machine_for(device, gpus)

@@ -48,7 +48,13 @@ SHORT_FOLDER = "/tmp"
 """Ray's sockets lie in its folder, and the name of a socket has at most 107 characters."""
 
 PREFIX = "raytransfer-ray-"
-"""Of the names of Ray's folders; in them is nothing but Ray's, whose names begin with `session`."""
+"""Of the names of folders of ours for Ray."""
+
+INSIDE = "r"
+"""Ray's own folder in one, all that is there: Ray lets everybody write into its."""
+
+LONGEST_SOCKET = 107
+"""Letters of the path of a socket."""
 
 REACH_SECONDS = 10.0
 """For a cluster's head to listen, which may be starting again."""
@@ -98,6 +104,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         from ray.exceptions import RaySystemError
 
         try:
+            _read_again()
             with _sigterm_kept():
                 ray.init(
                     address="local",
@@ -105,22 +112,42 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _temp_dir=folder,
+                    _temp_dir=f"{folder}/{INSIDE}",
                 )
         except RaySystemError as error:
             raise StoppedError(f"Ray was lost as it started ({first_line(error)})") from None
         yield
 
 
+def _read_again() -> None:
+    """Have a Ray that was imported before its settings were made read them again: of a space with a
+    param_space, say."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
 @contextmanager
 def own_folder() -> Iterator[str]:
-    """A folder for Ray, that ends with the block. Its lock tells it from those of killed processes,
-    which are removed."""
+    """A folder for Ray, that nobody else can open and that ends with the block. Its lock tells it
+    from those of killed processes, which are removed.
+
+    Raises UserError where RAY_TMPDIR is no place for one.
+    """
     place = os.environ.get("RAY_TMPDIR", SHORT_FOLDER)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"RAY_TMPDIR={place} is no folder to write in: correct or unset it.")
+    session = f"{INSIDE}/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    most = LONGEST_SOCKET - len(f"/{PREFIX}{8 * '_'}/{session}")
+    if len(os.path.abspath(place)) > most:
+        raise UserError(
+            f"RAY_TMPDIR={place} is too long for the sockets in it: name a folder of at most "
+            f"{most} letters, or unset it."
+        )
     for old in Path(place).glob(f"{PREFIX}*"):
         with suppress(OSError):
-            ours = all(name.startswith("session") for name in os.listdir(old))
-            if ours and time.time() - old.stat().st_mtime > NEW_SECONDS:
+            if {*os.listdir(old)} <= {INSIDE} and time.time() - old.stat().st_mtime > NEW_SECONDS:
                 with locked(old):
                     shutil.rmtree(old, ignore_errors=True)
     with (

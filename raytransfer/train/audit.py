@@ -8,7 +8,7 @@ from typing import Any
 from raytransfer.errors import UserError
 from raytransfer.nets.network import Weights, layers_sha256
 from raytransfer.nets.weights import from_bytes
-from raytransfer.results.store import StudyFolder, scores_of
+from raytransfer.results.store import StudyFolder, of_another_parent, scores_of
 from raytransfer.study.treatment import Treatment
 
 
@@ -70,22 +70,20 @@ def _problems(
     for layer in range(1, treatment.frozen_layers + 1):
         if done.get(f"moved_{layer}"):
             yield f"its row says that layer {layer} moved, which is frozen"
-    weights = _weights(folder, treatment)
-    if not treatment.frozen_layers:
-        return
-    frozen = layers_sha256(weights, treatment.frozen_layers)
-    if frozen != done.get("frozen_sha256"):
+    frozen = layers_sha256(_weights(folder, treatment), treatment.frozen_layers)
+    if treatment.frozen_layers and frozen != done.get("frozen_sha256"):
         yield "its frozen layers are not what they were before training"
-    if (parent := treatment.parent) is not None:
-        its = folder.done(parent)
-        if its is None or its["state"] != "finished":
-            yield f"{parent}, which it copies from, is not finished"
-            return
-        source = _weights(folder, parent)
-        if done.get("parent_sha256") != its.get("weights_sha256"):
-            yield f"it was copied from other weights of {parent} than those that are there"
-        elif frozen != layers_sha256(source, treatment.frozen_layers):
-            yield f"its frozen layers are not those of {parent}"
+    if (parent := treatment.parent) is None:
+        return
+    its = folder.done(parent)
+    if its is None or its["state"] != "finished":
+        yield f"{parent}, which it copies from, is not finished"
+        return
+    source = _weights(folder, parent)
+    if (reason := of_another_parent(done, its, parent)) is not None:
+        yield reason
+    elif frozen != layers_sha256(source, treatment.frozen_layers):
+        yield f"its frozen layers are not those of {parent}"
 
 
 def _weights(folder: StudyFolder, treatment: Treatment) -> Weights:

@@ -277,5 +277,8 @@ def _source(
         return parent.id, known[parent.id], sha256
     what, content = f"The weights of {parent}, which it copies from,", folder.weights(parent)
     if content is None:
-        raise UserError(f"{what} are missing: remove networks/{parent} to train it anew")
+        raise UserError(
+            f"{what} are missing: remove networks/{parent} and networks/{treatment} to train both "
+            "anew"
+        )
     return parent.id, from_bytes(content, sha256, what), sha256

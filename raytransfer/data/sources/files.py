@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from raytransfer.data.sources.source import PART_IMAGES, Found, check_reached, printable
-from raytransfer.folder import Folder
+from raytransfer.data.sources.source import PART_IMAGES, Found, printable
+from raytransfer.folder import Folder, check_reached
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from raytransfer.data.sources.source import (
     SPLIT_NAMES,
     Found,
     Source,
-    check_reached,
     words_of,
 )
 from raytransfer.errors import UserError
-from raytransfer.folder import Folder
+from raytransfer.folder import Folder, check_reached
 
 ROWS_AT_ONCE = 64
 """Rows in memory at a time."""

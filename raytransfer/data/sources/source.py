@@ -54,14 +54,6 @@ class Part(Protocol):
         last Found that names it."""
 
 
-def check_reached(error: Exception) -> None:
-    """Raises an error in reading on, where it is of the place, not of what lies there: a disk or an
-    object store that does not answer."""
-    of_store = "AWS Error" in str(error) or "google::cloud" in str(error)
-    if of_store or getattr(error, "errno", None) is not None:
-        raise error
-
-
 def images_of(part: Part) -> Iterator[Found]:
     """What a part holds. Raises StoreError where its place cannot be read."""
     try:

@@ -22,13 +22,12 @@ from raytransfer.data.sources.source import (
     SPLIT_NAMES,
     Found,
     Source,
-    check_reached,
     printable,
     words_of,
 )
 from raytransfer.data.sources.truth import validation_labels
 from raytransfer.errors import UserError
-from raytransfer.folder import Folder
+from raytransfer.folder import Folder, check_reached
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
