@@ -36,13 +36,13 @@ def test_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("gone", "is no folder to write in"), ("x" * 90, "is too long for the sockets")],
+    [("gone", "where Ray's files would lie: set"), ("x" * 90, "is too long for the sockets")],
 )
 def test_a_place_that_is_none_for_rays_folder_is_told(tmp_path, monkeypatch, place, said):
     if place != "gone":
         (tmp_path / place).mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / place))
-    with pytest.raises(UserError, match=rf"RAY_TMPDIR=.*{place} {said}"), own_folder():
+    with pytest.raises(UserError, match=rf"{place},? {said}"), own_folder():
         pass
 
 

@@ -126,11 +126,12 @@ def scores_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def of_another_parent(
-    row: Mapping[str, Any], parents: Mapping[str, Any], parent: Treatment
+    row: Mapping[str, Any], parent_row: Mapping[str, Any], parent: Treatment
 ) -> str | None:
-    """Why a network's row is no child's of its parent's row; None where it is, or nothing tells."""
-    known = row.get("parent_sha256"), parents.get("weights_sha256")
-    if None in known or known[0] == known[1]:
+    """Why a network is no copy of the parent that is there, by the rows of both; None where it is,
+    or the rows do not tell."""
+    hashes = row.get("parent_sha256"), parent_row.get("weights_sha256")
+    if None in hashes or hashes[0] == hashes[1]:
         return None
     return f"it was copied from other weights of {parent} than those that are there"
 

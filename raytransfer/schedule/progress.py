@@ -19,6 +19,9 @@ from raytransfer.study.treatment import Treatment
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 15.0
 
+QUIET_SECONDS = 30.0
+"""Without a step after which that is said: a trial begins again, or its store is full or away."""
+
 
 class Watch:
     """Reads from the study folder how much of the work is done.
@@ -113,21 +116,26 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
     task = progress.add_task("", total=1.0, networks="", left="starting Ray", running="")
     pace = Pace()
     said_at = 0.0
+    moved, moved_at = 0.0, time.monotonic()
 
     def tell() -> None:
         for sentence in watch.news():
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def look() -> None:
-        nonlocal said_at
-        share = watch.done()
+        nonlocal said_at, moved, moved_at
+        share, now = watch.done(), time.monotonic()
         tell()
+        if share != moved:
+            moved, moved_at = share, now
         networks = f"{watch.finished} of {watch.networks} networks"
         running = "; ".join(watch.running)
         left = pace.left(share) or "starting Ray"
+        if share and now - moved_at > QUIET_SECONDS:
+            left = f"no step for {now - moved_at:.0f} s"
         progress.update(task, completed=share, networks=networks, left=left, running=running)
-        if not console.is_terminal and time.monotonic() - said_at > SAY_SECONDS:
-            said_at = time.monotonic()
+        if not console.is_terminal and now - said_at > SAY_SECONDS:
+            said_at = now
             console.print(f"{networks}, {100 * share:.0f} %, {left} {running}")
 
     with progress:

@@ -137,7 +137,10 @@ def own_folder() -> Iterator[str]:
     """
     place = os.environ.get("RAY_TMPDIR", SHORT_FOLDER)
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"RAY_TMPDIR={place} is no folder to write in: correct or unset it.")
+        raise UserError(
+            f"Nothing can be written in {place}, where Ray's files would lie: set RAY_TMPDIR to a "
+            "folder of yours with a short path."
+        )
     session = f"{INSIDE}/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
     most = LONGEST_SOCKET - len(f"/{PREFIX}{8 * '_'}/{session}")
     if len(os.path.abspath(place)) > most:

@@ -64,7 +64,10 @@ def load_space(name: str) -> Space:
 
 @lru_cache(maxsize=1)
 def _own_space(name: str, path: Path, content: bytes) -> Space:
-    """The space in a user's file, which runs once, however often a command asks for it."""
+    """The space in a user's file, which runs once, however often a command asks for it.
+
+    content: of the file; where that changes, it is another space.
+    """
     unique = hashlib.sha256(str(path).encode()).hexdigest()[:12]
     spec = importlib.util.spec_from_file_location(f"_raytransfer_space_{unique}", path)
     assert spec is not None
