@@ -160,6 +160,9 @@ def test_a_wrong_table_is_refused_in_one_sentence(
         ("moved_8", "-inf", "moved_8 is -inf, but"),
         ("seconds", "-5", "seconds is -5, but it is never below 0"),
         ("steps", "1e40", "steps is 1e.40, but it is never"),
+        ("steps", "9" * 30, "steps is 1e.30, but it is never"),
+        ("steps", "9" * 400, "steps is '9+', not a whole number"),
+        ("loss", "9" * 400, "loss is inf, but it is never"),
         ("top5", "99", "top5 is 99, but it is a fraction from 0 to 1; divide percentages by 100"),
     ],
 )

@@ -128,10 +128,9 @@ def scores_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 def of_another_parent(
     row: Mapping[str, Any], parent_row: Mapping[str, Any], parent: Treatment
 ) -> str | None:
-    """Why a network is no copy of the parent that is there, by the rows of both; None where it is,
-    or the rows do not tell."""
-    hashes = row.get("parent_sha256"), parent_row.get("weights_sha256")
-    if None in hashes or hashes[0] == hashes[1]:
+    """Why a network is no copy of the parent that is there, by the rows of both; None where it
+    is."""
+    if row.get("parent_sha256") == parent_row.get("weights_sha256"):
         return None
     return f"it was copied from other weights of {parent} than those that are there"
 
@@ -164,7 +163,8 @@ def read_study(root: str | Path) -> Results:
             networks[treatment] = network_row(treatment, state=state, reason=reason)
     for treatment, row in networks.items():
         parent = treatment.parent
-        if row["state"] == "finished" and parent in networks:
+        # Where both say which weights they are of.
+        if row["parent_sha256"] and parent in networks and networks[parent]["weights_sha256"]:
             reason = of_another_parent(row, networks[parent], parent)
             if reason is not None:
                 row |= {"state": "failed", "reason": f"{reason}: {ANEW}"}

@@ -292,8 +292,8 @@ def _value(name: str, raw: Any, where: str) -> Any:
             raise UserError(f"{where}: {name} is {text!r}, not true or false.")
         case "number" | "integer" as type:
             try:
-                # Not by way of a float, which would round the largest.
-                number = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+                # Not by way of a float, which would round the largest seeds.
+                number = int(text) if re.fullmatch(r"[+-]?\d{1,30}", text) else float(text)
             except ValueError:
                 number = math.nan
             if math.isnan(number) or (type == "integer" and number % 1):

@@ -79,10 +79,9 @@ def _problems(
     if its is None or its["state"] != "finished":
         yield f"{parent}, which it copies from, is not finished"
         return
-    source = _weights(folder, parent)
     if (reason := of_another_parent(done, its, parent)) is not None:
         yield reason
-    elif frozen != layers_sha256(source, treatment.frozen_layers):
+    elif (n := treatment.frozen_layers) and frozen != layers_sha256(_weights(folder, parent), n):
         yield f"its frozen layers are not those of {parent}"
 
 
