@@ -46,16 +46,24 @@ def test_a_place_that_is_none_for_rays_folder_is_told(tmp_path, monkeypatch, pla
         pass
 
 
-def test_a_ray_that_was_imported_before_has_a_token_and_a_folder_of_its_own():
-    """As by a space with a param_space, or in a notebook."""
+@pytest.mark.parametrize("settings_first", [True, False])
+def test_a_program_makes_rays_settings_before_it_imports_ray(settings_first):
     words = (
-        "import glob, os, ray; from raytransfer.schedule.session import PREFIX, ray_session\n"
+        "import os; from raytransfer.schedule.session import ray_session, set_environment\n"
+        f"{'set_environment()' if settings_first else ''}\n"
+        "import ray\n"
         "with ray_session(1):\n"
         "    folder = ray._private.worker._global_node.get_session_dir_path().split('/r/')[0]\n"
         "    print(oct(os.stat(folder).st_mode), os.environ['RAY_AUTH_MODE'])\n"
     )
-    ran = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=90)
-    assert ran.stdout == "0o40700 token\n", ran.stderr
+    environment = {n: value for n, value in os.environ.items() if not n.startswith("RAY_")}
+    command = [sys.executable, "-c", words]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    if settings_first:
+        # Nobody else can open the folder that Ray's own lies in.
+        assert ran.stdout == "0o40700 token\n", ran.stderr
+    else:
+        assert "UserError: Ray was imported before its settings were made" in ran.stderr
 
 
 @pytest.mark.parametrize("seconds", [0, 2])

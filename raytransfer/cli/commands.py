@@ -8,6 +8,7 @@
     report    report.page.write_report
     splits    study.split.make_split
 
+A program that runs studies calls schedule.session.set_environment() before anything imports Ray.
 A command imports what it needs when it runs: help comes at once, and what only reads results
 works where neither torch nor ray is installed.
 """

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -91,8 +92,14 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
     cpus: that Ray counts where it is this machine's own; None for a study, which may need more than
     there are: tasks that decode run beside training. Raises UserError where the cluster does not
-    let us in, StoppedError where a SIGTERM or the loss of Ray ends its start.
+    let us in, or Ray was imported without the settings of its own one; StoppedError where a SIGTERM
+    or the loss of Ray ends its start.
     """
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ and not in_cluster():
+        raise UserError(
+            "Ray was imported before its settings were made, as a space with a param_space does: "
+            "call raytransfer.schedule.session.set_environment() at the program's start."
+        )
     set_environment()
     if in_cluster():
         with _quiet():
@@ -104,7 +111,6 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         from ray.exceptions import RaySystemError
 
         try:
-            _read_again()
             with _sigterm_kept():
                 ray.init(
                     address="local",
@@ -117,15 +123,6 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         except RaySystemError as error:
             raise StoppedError(f"Ray was lost as it started ({first_line(error)})") from None
         yield
-
-
-def _read_again() -> None:
-    """Have a Ray that was imported before its settings were made read them again: of a space with a
-    param_space, say."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
