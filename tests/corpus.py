@@ -395,9 +395,10 @@ def idx_file(array: NDArray[np.uint8]) -> bytes:
 
 
 def dotted_idx(folder: Path) -> Path:
-    """train-images.idx3-ubyte ..., as Kaggle has them."""
+    """train-images.idx3-ubyte ..., as Kaggle has them, with a folder of each beside it."""
     for file in list(idx(folder).iterdir()):
         file.rename(folder / file.name.replace("-idx", ".idx"))
+        (folder / file.name).mkdir()
     return folder
 
 

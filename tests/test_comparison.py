@@ -42,6 +42,19 @@ def test_differences_have_intervals_and_settings_are_listed():
     assert "One setting differs." in page
 
 
+def test_networks_of_one_base_decide_no_difference():
+    def alike(loss):
+        labels = {"baseAB": 0.6, "A3AB": 0.6 - loss, "B3AB": 0.601 - loss}
+        rows = [
+            network_row(Treatment.parse(f"random:0.{label}.s0"), state="finished", top1=top1)
+            for label, top1 in labels.items()
+        ]
+        return Results(in_study_order(rows))
+
+    page = comparison({"a": alike(0.03), "b": alike(0.01)})
+    assert "a difference of +2.0 (2), without an interval, which does not decide." in page
+
+
 def test_tables_and_lone_networks_are_told_as_such():
     page = comparison({"a": study(0.02, splits=1), "b": study(0.01, splits=1)})
     assert "without an interval, which does not decide" in page

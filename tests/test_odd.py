@@ -327,6 +327,24 @@ def test_parquet_of_several_configurations_or_of_both_splits_is_refused(tmp_path
         prepare(small, tmp_path / "more", size=16)
 
 
+def test_tables_beside_class_folders_and_hidden_ones_are_no_images(tmp_path):
+    source = tree(tmp_path / "tree")
+    for name in ("train/metadata.parquet", "train_metadata.parquet", "embeddings/train.parquet"):
+        (source / name).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"file_name": ["a"]}), source / name)
+    assert prepare(source, tmp_path / "a", size=16).settings["layout"] == "tree"
+    source = huggingface(tmp_path / "hub")
+    corpus.write(source / "._train-0.parquet", b"\0\5\x16\7")
+    assert prepare(source, tmp_path / "b", size=16).train_counts == (2, 2)
+
+
+def test_a_link_of_a_class_tar_that_leads_nowhere_is_passed_over(tmp_path, capsys):
+    source = tree(tmp_path / "source")
+    (source / "train" / "n00000001.tar").symlink_to("/nowhere.tar")
+    assert main(["prepare", str(source), str(tmp_path / "shards"), "--size", "16"]) == 0
+    assert "passed over: 1 (train/n00000001.tar)" in capsys.readouterr().err
+
+
 def test_every_row_of_a_damaged_row_group_is_counted(tmp_path):
     source = huggingface(tmp_path / "source", rows=6)
     file = source / "train-0.parquet"

@@ -146,11 +146,14 @@ def test_a_local_store_of_mlflow_holds_a_run_for_each_network(folder, tmp_path, 
     assert runs[NETWORKS[1].id].data.tags["reason"] == "loss was not finite"
 
 
-@pytest.mark.parametrize(("tracker", "module"), [("wandb", "wandb"), ("mlflow", "mlflow.entities")])
-def test_a_library_that_is_missing_is_named(folder, tracker, module, monkeypatch):
+@pytest.mark.parametrize(
+    ("tracker", "module", "library"),
+    [("wandb", "wandb", "wandb"), ("mlflow", "mlflow.entities", "mlflow-skinny")],
+)
+def test_a_library_that_is_missing_is_named(folder, tracker, module, library, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with (
-        pytest.raises(UserError, match=rf"needs its library: pip install {tracker}"),
+        pytest.raises(UserError, match=rf"needs its library: pip install {library}\."),
         tracking(folder, NETWORKS, tracker),
     ):
         pass

@@ -280,6 +280,7 @@ def test_what_no_image_tells_of_is_held_by_the_sums(tmp_path: Path) -> None:
         (lambda text: text[66:], "does not tell the sha256 of labels.npy"),
         (lambda text: text.replace("  val", "  ../val"), "has no sha256 and name of a file here"),
         (lambda text: f"{'0' * 64}{text[64:]}", "tells another sha256 of labels.npy than manifest"),
+        (lambda text: text + "0" * 64 + "  \n", "has no sha256 and name of a file here in line 6"),
         (lambda text: text + "none\n", "has no sha256 and name of a file here in line 6"),
     ],
 )

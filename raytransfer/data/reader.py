@@ -180,6 +180,8 @@ class Images:
         try:
             opened = self._open(file)
             column = opened.read_row_groups(places, columns=["image"])["image"]
+        except MemoryError:
+            raise
         except (pa.ArrowException, OSError) as error:
             check_reached(error)
             stored = self.manifest.files(self.split)[file].name

@@ -109,7 +109,7 @@ def prepare(
         if licence is not None and folder.read(LICENCE) != Path(licence).read_bytes():
             raise UserError(
                 f"{folder} holds finished shards without this licence: copy {licence} to "
-                f"{LICENCE} there."
+                f"{LICENCE} there, and put its line into {SUMS}."
             )
         return finished
     say = progress or (lambda doing, done, of: None)

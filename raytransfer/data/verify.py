@@ -216,7 +216,7 @@ def _check_sums(manifest: Manifest, found: Verified) -> Iterator[Problem]:
     told: dict[str, str] = {}
     for number, line in enumerate(text.decode(errors="replace").splitlines(), start=1):
         sha256, mark, name = line.partition("  ")
-        if mark and Path(name).name == name:
+        if mark and Path(name).name == name and name.strip("."):
             told[name] = sha256
         else:
             yield Problem(SUMS, f"has no sha256 and name of a file here in line {number}")

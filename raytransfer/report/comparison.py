@@ -86,8 +86,8 @@ def _header(first: Study, second: Study) -> str:
 <p class="kicker">{escape(counts)}</p>
 <h1>{escape(first.name)} and {escape(second.name)}</h1>
 <p class="lead">Differences are those of means over networks, with Welch's 95 % interval: networks
-of two studies are not paired. With one network in either there is no interval, and nothing is
-decided.</p>
+of two studies are not paired. With networks of one base in either there is no interval, and
+nothing is decided.</p>
 <ul class="findings">{items}</ul>
 </header>
 """

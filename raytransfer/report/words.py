@@ -49,7 +49,8 @@ def _measured(summary: Summary) -> str:
     return (
         f"{counts['finished']} of {total} networks are finished{more}. Scores are the "
         f"{STATISTICS[summary.statistic]}; an interval is 95 % by Student's t over networks, and "
-        "the number in parentheses counts them: one network has no interval and decides nothing."
+        "the number in parentheses counts them: networks of one base have no interval and decide "
+        "nothing."
     )
 
 

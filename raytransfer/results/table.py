@@ -139,8 +139,8 @@ def read_table(path: str | Path) -> Results:
     top1 must be there, and enough to tell the treatment: its id, or label (and split), or kind, n,
     target and finetuned. What follows from those is filled in; a missing state means finished
     where there is a top1, otherwise pending. An id in another notation gives way to ours when
-    the other columns tell the treatment. The case of names does not matter; columns that COLUMNS
-    lacks are ignored.
+    the other columns tell the treatment. A column Seed is taken where there is no seed; columns
+    that COLUMNS lacks are ignored.
     Raises UserError, naming file, row and column, for a table that contradicts itself.
     """
     path = Path(path)
@@ -156,7 +156,9 @@ def read_table(path: str | Path) -> Results:
     except (OSError, pa.ArrowException, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a {path.suffix} table: {reason}") from error
-    header = [_known(name) for name in header]
+    called = {name: name.lower() for name in header if name.lower() not in header}
+    called = {name: known for name, known in called.items() if known in _TYPES}
+    header = [called.get(name, name) for name in header]
     repeated = sorted({name for name in header if name in _TYPES and header.count(name) > 1})
     if repeated:
         raise UserError(f"{path} has the column {repeated[0]} twice; keep one.")
@@ -170,7 +172,8 @@ def read_table(path: str | Path) -> Results:
     networks: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
     for number, raw in enumerate(rows, start=1):
-        row = _network({_known(n): cell for n, cell in raw.items()}, f"{path}, row {number}")
+        given = {called.get(name, name): cell for name, cell in raw.items()}
+        row = _network(given, f"{path}, row {number}")
         id = row["treatment"]
         if id in networks:
             raise UserError(
@@ -179,11 +182,6 @@ def read_table(path: str | Path) -> Results:
             )
         networks[id], places[id] = row, number
     return Results(in_study_order(networks.values()))
-
-
-def _known(name: str) -> str:
-    """The column that a name means: Seed is seed."""
-    return name.lower() if name.lower() in _TYPES else name
 
 
 def write_table(results: Results, path: str | Path) -> None:

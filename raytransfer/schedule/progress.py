@@ -124,15 +124,17 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
 
     def look() -> None:
         nonlocal said_at, moved, moved_at
-        share, now = watch.done(), time.monotonic()
-        tell()
+        share, now = moved, time.monotonic()
+        with suppress(OSError, UserError):  # of a store that is away
+            share = watch.done()
+            tell()
         if share != moved:
             moved, moved_at = share, now
         networks = f"{watch.finished} of {watch.networks} networks"
         running = "; ".join(watch.running)
         left = pace.left(share) or "starting Ray"
         if share and now - moved_at > QUIET_SECONDS:
-            left = f"no step for {now - moved_at:.0f} s"
+            left += f", no step for {now - moved_at:.0f} s"
         progress.update(task, completed=share, networks=networks, left=left, running=running)
         if not console.is_terminal and now - said_at > SAY_SECONDS:
             said_at = now

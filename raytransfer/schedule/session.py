@@ -55,7 +55,7 @@ INSIDE = "r"
 """Ray's own folder in one, all that is there: Ray lets everybody write into its."""
 
 LONGEST_SOCKET = 107
-"""Letters of the path of a socket."""
+"""Bytes of the path of a socket."""
 
 REACH_SECONDS = 10.0
 """For a cluster's head to listen, which may be starting again."""
@@ -132,7 +132,7 @@ def own_folder() -> Iterator[str]:
 
     Raises UserError where RAY_TMPDIR is no place for one.
     """
-    place = os.environ.get("RAY_TMPDIR", SHORT_FOLDER)
+    place = os.environ.get("RAY_TMPDIR") or SHORT_FOLDER
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(
             f"Nothing can be written in {place}, where Ray's files would lie: set RAY_TMPDIR to a "
@@ -140,10 +140,10 @@ def own_folder() -> Iterator[str]:
         )
     session = f"{INSIDE}/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
     most = LONGEST_SOCKET - len(f"/{PREFIX}{8 * '_'}/{session}")
-    if len(os.path.abspath(place)) > most:
+    if len(os.fsencode(os.path.abspath(place))) > most:
         raise UserError(
             f"RAY_TMPDIR={place} is too long for the sockets in it: name a folder of at most "
-            f"{most} letters, or unset it."
+            f"{most} bytes, or unset it."
         )
     for old in Path(place).glob(f"{PREFIX}*"):
         with suppress(OSError):

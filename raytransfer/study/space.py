@@ -7,6 +7,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +60,10 @@ def load_space(name: str) -> Space:
             f"There is no space {name!r}: known are {', '.join(space_names())}, "
             "or give the path of a .py file of your own."
         )
-    return _own_space(name, path.resolve(), path.read_bytes())
+    try:
+        return _own_space(name, path.resolve(), path.read_bytes())
+    except OSError as error:
+        raise UserError(f"Space {name} cannot be read: {error.strerror or error}.") from None
 
 
 @lru_cache(maxsize=1)
@@ -83,7 +87,8 @@ def _own_space(name: str, path: Path, content: bytes) -> Space:
     except (Exception, SystemExit) as error:
         raise UserError(f"Space {name} cannot be loaded: {_told(error, name)}") from None
     finally:
-        sys.path.remove(str(path.parent))
+        with suppress(ValueError):
+            sys.path.remove(str(path.parent))
 
 
 def _space(name: str, module: ModuleType) -> Space:

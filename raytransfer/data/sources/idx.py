@@ -80,13 +80,16 @@ def find(folder: Folder, class_names: Sequence[str] | None = None) -> Source | N
 
 
 def _has_images(folder: Folder) -> bool:
-    return any(re.match("train-images[-.]idx3-ubyte", name) for name in folder.names())
+    try:
+        return any(re.match("train-images[-.]idx3-ubyte", name) for name in folder.names())
+    except PermissionError:
+        return False  # of a folder beside those that matter, such as lost+found
 
 
 def _read(root: str, name: str) -> NDArray[np.uint8]:
     """The array of unsigned bytes in an IDX file, plain or gzipped."""
     folder = Folder(root)
-    present = dict(folder.entries())
+    present = {name: info for name, info in folder.entries() if info.is_file}
     # Where they are fetched as train-images.idx3-ubyte, too.
     names = (name, name.replace("-idx", ".idx"))
     found = next((n for name in names for n in (name, f"{name}.gz") if n in present), None)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Split
-from raytransfer.data.sources.files import inside
+from raytransfer.data.sources.files import hidden, inside
 from raytransfer.data.sources.source import (
     PART_IMAGES,
     SPLIT_NAMES,
@@ -86,14 +86,15 @@ def find(folder: Folder) -> Source | None:
     None where there are no such files. Raises UserError for files of other columns.
     """
     folders, _ = inside(folder, "")
+    trains = [name for name in SPLIT_NAMES["train"] if name in folders]
+    if any(inside(folder, name)[0] for name in trains):
+        return None  # of class folders, whatever tables lie beside the images
     for place in ("", "data"):
         if (not place or place in folders) and (files := _files(folder, place)):
             return _source(folder, files)
-    splits = {word for words in SPLIT_NAMES.values() for word in words}
-    others = [name for name in folders if name not in splits]
-    if len(others) > MOST_FOLDERS:
+    if trains or len(folders) > MOST_FOLDERS:
         return None
-    found = {name: files for name in others if (files := _files(folder, name))}
+    found = {name: files for name in folders if (files := _files(folder, name))}
     if len(found) > 1:
         raise UserError(
             f"{folder} has Parquet files of several configurations ({', '.join(found)}): give one "
@@ -111,7 +112,7 @@ def _files(folder: Folder, place: str) -> dict[str, Split]:
         for word in (word for word in words if word in folders):
             _, below = inside(folder, f"{place}/{word}".lstrip("/"))
             told += [f"{word}/{name}" for name in below]
-        for name in (name for name in told if name.endswith(".parquet")):
+        for name in (n for n in told if n.endswith(".parquet") and not hidden(n)):
             if name in found:
                 raise UserError(
                     f"{name} in {folder} names both splits: move it into a folder train or val."

@@ -117,7 +117,9 @@ def first_of_each(source: Source, split: Split, per_class: int) -> tuple[Part, .
     for part in source.parts(split):
         labels = getattr(part, "labels", None)
         if labels is None:
-            raise UserError("Images of each class can be limited for class folders and IDX files.")
+            raise UserError(
+                "Images of each class can be limited for unpacked class folders and IDX files."
+            )
         places = []
         for place, label in enumerate(labels):
             counts[label] += 1

@@ -90,7 +90,7 @@ def _class_tars(
     if not (classes := classes.difference(unpacked)):
         return {}
     sizes = {name: info.size for name, info in folder.entries(split)}
-    return {name: sizes[f"{name}.tar"] for name in sorted(classes)}
+    return {name: sizes[f"{name}.tar"] for name in sorted(classes) if f"{name}.tar" in sizes}
 
 
 def _in_classes(
