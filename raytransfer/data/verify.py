@@ -175,12 +175,9 @@ def _array(
     manifest: Manifest, stored: StoredFile, found: Verified
 ) -> Generator[Problem, None, NDArray[Any] | None]:
     """What is wrong with a file beside the shards; gives what it holds, where that can be read."""
-    content = Folder(manifest.folder).read(stored.name)
+    content = yield from _content(Folder(manifest.folder), stored.name, found)
     if content is None:
-        yield Problem(stored.name, "is missing")
         return None
-    found.files += 1
-    found.bytes += len(content)
     if len(content) != stored.bytes:
         what = f"has {len(content)} bytes, not the {stored.bytes} that were written"
         yield Problem(stored.name, what)
@@ -192,6 +189,16 @@ def _array(
         yield Problem(stored.name, f"is no array: {error}")
         return None
     return array
+
+
+def _content(folder: Folder, name: str, found: Verified) -> Generator[Problem, None, bytes | None]:
+    """The bytes of a file, counted; a problem where it is missing."""
+    if (content := folder.read(name)) is None:
+        yield Problem(name, "is missing")
+    else:
+        found.files += 1
+        found.bytes += len(content)
+    return content
 
 
 def _near(told: Any, colours: NDArray[np.float32]) -> bool:
@@ -226,10 +233,7 @@ def _check_sums(manifest: Manifest, found: Verified) -> Iterator[Problem]:
         elif name in known:
             if told[name] != known[name]:
                 yield Problem(SUMS, f"tells another sha256 of {name} than {MANIFEST}")
-        elif (content := folder.read(name)) is None:
-            yield Problem(name, "is missing")
         else:
-            found.files += 1
-            found.bytes += len(content)
-            if hashlib.sha256(content).hexdigest() != told[name]:
+            content = yield from _content(folder, name, found)
+            if content is not None and hashlib.sha256(content).hexdigest() != told[name]:
                 yield Problem(name, CHANGED)

@@ -60,7 +60,7 @@ def difference(values: Sequence[float], others: Sequence[float]) -> Estimate | N
 def difference_of(first: Estimate, second: Estimate) -> Estimate:
     """One mean minus another, of independent values, with Welch's interval; n is the first's."""
     mean = first.mean - second.mean
-    if first.low is None or second.low is None or first.sd is None or second.sd is None:
+    if first.low is None or second.low is None:
         return Estimate(mean, None, None, first.n, first.sd)
     parts = [e.sd**2 / e.n for e in (first, second) if e.sd is not None]
     error = math.sqrt(sum(parts))

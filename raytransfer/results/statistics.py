@@ -13,12 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from raytransfer.errors import UserError
-from raytransfer.results.intervals import (
-    CONFIDENCE,
-    Estimate,
-    clustered,
-    difference,
-)
+from raytransfer.results.intervals import CONFIDENCE, Estimate, clustered, difference
 from raytransfer.results.table import SERIES, STATES, Results, series_of
 from raytransfer.study.treatment import LAYERS
 

@@ -156,9 +156,6 @@ def read_table(path: str | Path) -> Results:
     except (OSError, pa.ArrowException, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a {path.suffix} table: {reason}") from error
-    called = {name: name.lower() for name in header if name.lower() not in header}
-    called = {name: known for name, known in called.items() if known in _TYPES}
-    header = [called.get(name, name) for name in header]
     repeated = sorted({name for name in header if name in _TYPES and header.count(name) > 1})
     if repeated:
         raise UserError(f"{path} has the column {repeated[0]} twice; keep one.")
@@ -172,8 +169,7 @@ def read_table(path: str | Path) -> Results:
     networks: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
     for number, raw in enumerate(rows, start=1):
-        given = {called.get(name, name): cell for name, cell in raw.items()}
-        row = _network(given, f"{path}, row {number}")
+        row = _network(raw, f"{path}, row {number}")
         id = row["treatment"]
         if id in networks:
             raise UserError(
@@ -202,10 +198,17 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
+def _meant(header: Iterable[str]) -> list[str]:
+    """The columns that a header means: no blanks around them, and Seed where there is no seed."""
+    names = [name.strip() for name in header]
+    known = _TYPES.keys() - names
+    return [name.lower() if name.lower() in known else name for name in names]
+
+
 def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     with path.open("rb") as file:
         table = pq.read_table(file)
-    names = [name.strip() for name in table.column_names]
+    names = _meant(table.column_names)
     columns = [column.to_pylist() for column in table.columns]
     rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
     return names, rows
@@ -217,7 +220,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         lines = [line for line in csv.reader(file, strict=True) if line]
     if not lines:
         return [], []
-    names = [name.strip() for name in lines[0]]
+    names = _meant(lines[0])
     if len(names) == 1 and re.search("[;\t]", names[0]):
         raise UserError(
             f"{path} does not separate its columns by commas: save it with commas, and with points "
@@ -291,13 +294,14 @@ def _value(name: str, raw: Any, where: str) -> Any:
         case "number" | "integer" as type:
             try:
                 # Not by way of a float, which would round the largest seeds.
-                number = int(text) if re.fullmatch(r"[+-]?\d{1,30}", text) else float(text)
+                whole = type == "integer" and re.fullmatch(r"[+-]?\d{1,30}", text)
+                number = int(text) if whole else float(text)
             except ValueError:
                 number = math.nan
             if math.isnan(number) or (type == "integer" and number % 1):
                 wanted = "a whole number" if type == "integer" else "a number"
                 raise UserError(f"{where}: {name} is {text!r}, not {wanted}.")
-            return int(number) if type == "integer" else float(number)
+            return int(number) if type == "integer" else number
 
 
 def _treatment(given: dict[str, Any]) -> Treatment:

@@ -12,7 +12,7 @@ from raytransfer.results.pace import Pace
 from raytransfer.results.store import EVENTS, StudyFolder
 from raytransfer.schedule.attempts import StudyJob
 from raytransfer.schedule.cost import relative_costs
-from raytransfer.schedule.meanwhile import meanwhile
+from raytransfer.schedule.meanwhile import Unchanged, meanwhile
 from raytransfer.study.plan import Plan
 from raytransfer.study.treatment import Treatment
 
@@ -115,29 +115,26 @@ def display(watch: Watch, show: bool) -> Iterator[None]:
     )
     task = progress.add_task("", total=1.0, networks="", left="starting Ray", running="")
     pace = Pace()
-    said_at = 0.0
-    moved, moved_at = 0.0, time.monotonic()
+    said_at = share = 0.0
+    standing = Unchanged()
 
     def tell() -> None:
         for sentence in watch.news():
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def look() -> None:
-        nonlocal said_at, moved, moved_at
-        share, now = moved, time.monotonic()
+        nonlocal said_at, share
         with suppress(OSError, UserError):  # of a store that is away
             share = watch.done()
             tell()
-        if share != moved:
-            moved, moved_at = share, now
         networks = f"{watch.finished} of {watch.networks} networks"
         running = "; ".join(watch.running)
         left = pace.left(share) or "starting Ray"
-        if share and now - moved_at > QUIET_SECONDS:
-            left += f", no step for {now - moved_at:.0f} s"
+        if (quiet := standing.seconds(share)) > QUIET_SECONDS and share:
+            left += f", no step for {quiet:.0f} s"
         progress.update(task, completed=share, networks=networks, left=left, running=running)
-        if not console.is_terminal and now - said_at > SAY_SECONDS:
-            said_at = now
+        if not console.is_terminal and time.monotonic() - said_at > SAY_SECONDS:
+            said_at = time.monotonic()
             console.print(f"{networks}, {100 * share:.0f} %, {left} {running}")
 
     with progress:

@@ -61,9 +61,10 @@ def load_space(name: str) -> Space:
             "or give the path of a .py file of your own."
         )
     try:
-        return _own_space(name, path.resolve(), path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"Space {name} cannot be read: {error.strerror or error}.") from None
+    return _own_space(name, path.resolve(), content)
 
 
 @lru_cache(maxsize=1)

@@ -10,13 +10,7 @@ from pyarrow import parquet as pq
 
 from raytransfer.data.manifest import Split
 from raytransfer.data.sources.files import hidden, inside
-from raytransfer.data.sources.source import (
-    PART_IMAGES,
-    SPLIT_NAMES,
-    Found,
-    Source,
-    words_of,
-)
+from raytransfer.data.sources.source import PART_IMAGES, SPLIT_NAMES, Found, Source, words_of
 from raytransfer.errors import UserError
 from raytransfer.folder import Folder, check_reached
 
